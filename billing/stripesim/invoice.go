@@ -144,6 +144,13 @@ func (v *invoice) render(s *Simulator) object {
 		"total_discount_amounts": amounts, "total_excluding_tax": v.total, "total_tax_amounts": []any{}, "transfer_data": nil,
 		"webhooks_delivered_at": stamp(v.finalizedAt),
 	}
+	out["payments"] = lazy(func() any { return s.payments(v) })
+	out["confirmation_secret"] = lazy(func() any {
+		if p, ok := get[*intent](s, kindIntent, v.intent); ok {
+			return object{"client_secret": p.secret, "type": "payment_intent"}
+		}
+		return nil
+	})
 	switch {
 	case v.preview:
 		delete(out, "id")
@@ -160,6 +167,28 @@ func (v *invoice) render(s *Simulator) object {
 		out["invoice_pdf"] = s.link("/i/" + v.token + "/pdf")
 	}
 	return out
+}
+
+// payments is the newer form of an invoice's payment intent.
+func (s *Simulator) payments(v *invoice) object {
+	data := []any{}
+	if p, ok := get[*intent](s, kindIntent, v.intent); ok {
+		status, paidAt, paid := "open", any(nil), any(nil)
+		switch {
+		case p.status == "succeeded":
+			status, paidAt, paid = "paid", v.paidAt, p.received
+		case p.status == "canceled":
+			status = "canceled"
+		}
+		data = append(data, object{
+			"id": "inpay_" + p.id[len("pi_"):], "object": "invoice_payment", "amount_paid": paid, "amount_requested": p.amount, "created": p.created,
+			"currency": p.currency, "invoice": ref{kindInvoice, v.id}, "is_default": true, "livemode": false,
+			"payment":            object{"type": "payment_intent", "payment_intent": ref{kindIntent, p.id}},
+			"status":             status,
+			"status_transitions": object{"canceled_at": stamp(p.canceledAt), "paid_at": paidAt},
+		})
+	}
+	return object{"object": "list", "data": data, "has_more": false, "url": "/v1/invoice_payments?invoice=" + v.id}
 }
 
 // sum computes an invoice's totals from its lines and discounts.

@@ -238,7 +238,7 @@ func (s *Simulator) keepCard(p *intent, pm *paymentMethod, cust *customer) {
 // the intent, so that the client can go on with it.
 func (s *Simulator) intentError(p *intent, no decline) error {
 	e := declined(no)
-	e.with["payment_intent"] = s.plain(p)
+	e.with["payment_intent"] = entity(p)
 	e.with["charge"] = p.latestCharge
 	return e
 }
@@ -425,7 +425,7 @@ func (s *Simulator) refund(ch *charge, amount int64, reason string) *refund {
 	r := &refund{amount: amount, currency: ch.currency, charge: ch.id, intent: ch.intent, reason: reason, status: "succeeded"}
 	s.add(kindRefund, s.newID("re_"), ch.clock, r)
 	s.emit("refund.created", r)
-	before := s.plain(ch)
+	before := s.snapshot(ch)
 	ch.refunded += amount
 	s.emitChange("charge.refunded", ch, before)
 	return r
