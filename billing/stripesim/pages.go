@@ -377,7 +377,13 @@ func (s *Simulator) checkoutView(x *session, f cardForm) view {
 	full := s.sessionInvoice(x, false)
 	first := x.items[0].price
 	data.Heading = "Subscribe to " + s.productName(first)
-	data.Price, data.Every = moneyText(full.total, x.currency), "per "+everyText(first)
+	renewal := full.subtotal
+	for _, r := range x.discounts {
+		if r.trial(s).coupon.duration == "forever" {
+			renewal = full.total
+		}
+	}
+	data.Price, data.Every = moneyText(renewal, x.currency), "per "+everyText(first)
 	data.Total, data.Subtotal = moneyText(inv.total, x.currency), moneyText(inv.subtotal, x.currency)
 	for i, spec := range x.items {
 		name := s.productName(spec.price)
@@ -401,7 +407,7 @@ func (s *Simulator) checkoutView(x *session, f cardForm) view {
 		end = atoi(x.trialEnd)
 	}
 	if end > 0 {
-		data.Lead = "Free until " + dateText(end) + ", then " + moneyText(full.total, x.currency) + " per " + everyText(first) + "."
+		data.Lead = "Free until " + dateText(end) + ", then " + moneyText(renewal, x.currency) + " per " + everyText(first) + "."
 		data.Button = "Start the trial"
 	}
 	data.Terms = "Renews each " + everyText(first) + " until it is canceled."
