@@ -66,6 +66,7 @@ func (g *Gateway) call(ctx context.Context, r request) (node, error) {
 		if failure == nil {
 			n, err := parse(body)
 			if err == nil && n.object() {
+				n.doc.status, n.doc.requestID = x.status, x.requestID
 				return n, nil
 			}
 			failure, again = r.unreadable(x), true

@@ -114,7 +114,10 @@ func check(op, key string, n node, complete bool) error {
 	if n.doc.err == nil && complete {
 		return nil
 	}
-	failure := &billing.GatewayError{Op: op, Kind: billing.ErrUnavailable, IdempotencyKey: key, Message: "the answer can't be read", Err: n.doc.err}
+	failure := &billing.GatewayError{
+		Op: op, Kind: billing.ErrUnavailable, Status: n.doc.status, RequestID: n.doc.requestID, IdempotencyKey: key,
+		Message: "the answer can't be read", Err: n.doc.err,
+	}
 	if key != "" {
 		failure.Kind = billing.ErrUnknownOutcome
 	}

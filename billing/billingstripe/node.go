@@ -25,8 +25,10 @@ type node struct {
 }
 
 type document struct {
-	body []byte // as it came
-	err  error
+	body      []byte // as it came
+	status    int    // of the answer that it came in
+	requestID string
+	err       error
 }
 
 // parse reads one JSON document.
@@ -45,7 +47,9 @@ func parse(body []byte) (node, error) {
 
 // fork returns the same value as a document of its own: its errors stay apart.
 func (n node) fork() node {
-	n.doc = &document{body: n.doc.body}
+	doc := *n.doc
+	doc.err = nil
+	n.doc = &doc
 	return n
 }
 
