@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"io"
 	mrand "math/rand/v2"
 	"net/http"
@@ -71,7 +72,7 @@ func (g *Gateway) call(ctx context.Context, r request) (node, error) {
 			}
 			failure, again = r.unreadable(x), true
 		}
-		unknown = unknown || failure.Kind == billing.ErrUnknownOutcome
+		unknown = unknown || errors.Is(failure, billing.ErrUnknownOutcome)
 		wait := backoff(attempt, failure.RetryAfter)
 		deadline, bounded := ctx.Deadline()
 		if !again || attempt >= g.retries || wait > maxWait || bounded && time.Until(deadline) < wait {
@@ -89,7 +90,7 @@ func (g *Gateway) call(ctx context.Context, r request) (node, error) {
 func (r request) failed(unknown bool, failure *billing.GatewayError) error {
 	failure.Op = r.op
 	failure.IdempotencyKey = r.key
-	if unknown && failure.Kind == billing.ErrUnavailable {
+	if unknown && errors.Is(failure, billing.ErrUnavailable) {
 		failure.Kind = billing.ErrUnknownOutcome
 	}
 	return failure

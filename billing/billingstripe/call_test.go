@@ -132,7 +132,7 @@ func TestErrorsAreMappedToKinds(t *testing.T) {
 			_, err := create(t, g)
 			var failure *billing.GatewayError
 			require.ErrorAs(t, err, &failure)
-			assert.ErrorIs(t, err, c.write)
+			require.ErrorIs(t, err, c.write)
 			assert.Equal(t, "create customer", failure.Op)
 			assert.Equal(t, "key_1", failure.IdempotencyKey)
 			assert.Equal(t, c.answer.status, failure.Status)

@@ -1,7 +1,6 @@
 package billingstripe
 
 import (
-	"errors"
 	"math/big"
 	"strings"
 
@@ -71,14 +70,4 @@ func plain(rat *big.Rat) string {
 	const decimals = 20 // Stripe has at most 12
 	text := rat.FloatString(decimals)
 	return strings.TrimSuffix(strings.TrimRight(text, "0"), ".")
-}
-
-// toStripe returns an amount as Stripe's API counts it.
-func toStripe(m billing.Money) (int64, error) {
-	rat := new(big.Rat).SetInt64(m.Amount)
-	rat.Quo(rat, scale(m.Currency))
-	if !rat.IsInt() || !rat.Num().IsInt64() {
-		return 0, errors.New("billing: " + m.String() + " has more decimals than Stripe takes for " + m.Currency)
-	}
-	return rat.Num().Int64(), nil
 }

@@ -95,7 +95,10 @@ func (g *Gateway) State(ctx context.Context, customerID string) (billing.State, 
 	if err == nil {
 		state.Subscriptions, err = g.subscriptions(ctx, customerID)
 	}
-	if err != nil && !(state.Customer.Deleted && errors.Is(err, billing.ErrNotFound)) {
+	if state.Customer.Deleted && errors.Is(err, billing.ErrNotFound) {
+		err = nil
+	}
+	if err != nil {
 		return billing.State{}, err
 	}
 	return state, nil

@@ -280,7 +280,7 @@ func stripeEvents(created []int64, requests *int) func(url.Values) (int, any) {
 				match = append(match, i)
 			}
 		}
-		more := false
+		var more bool
 		if cursor := form.Get("ending_before"); cursor != "" {
 			if index(cursor) < 0 {
 				return missing(form)

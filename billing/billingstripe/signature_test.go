@@ -47,7 +47,7 @@ func TestSignedEventsAreAccepted(t *testing.T) {
 			event, err := g.Verify(h, []byte(smallEvent))
 			require.NoError(t, err)
 			assert.Equal(t, "evt_1", event.ID)
-			assert.Equal(t, smallEvent, string(event.Raw))
+			assert.Equal(t, []byte(smallEvent), event.Raw)
 		})
 	}
 }

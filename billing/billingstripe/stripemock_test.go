@@ -112,7 +112,7 @@ func TestRequestsAreStripes(t *testing.T) {
 			_, err = g.UpdateSubscription(t.Context(), "sub_1", billing.UpdateRequest{Proration: "sometimes"}, "k10")
 			var failure *billing.GatewayError
 			require.ErrorAs(t, err, &failure)
-			assert.ErrorIs(t, err, billing.ErrInvalid)
+			require.ErrorIs(t, err, billing.ErrInvalid)
 			assert.Equal(t, http.StatusBadRequest, failure.Status)
 			t.Logf("%d kinds of request accepted", len(seen.statuses))
 		})
