@@ -207,7 +207,7 @@ func (s *Simulator) answerTo(r *http.Request, path, version, requestID string) a
 		return fail(badRequest("", "", "Idempotency keys can have up to 255 characters, but you passed in one with %d characters.", len(key)))
 	}
 	c.cause.idempotencyKey = key
-	return s.runOnce(r, rt, c, expand, key, path, r.URL.RawQuery+"&"+string(body))
+	return s.runOnce(r, rt, c, expand, key, path, f.canonical(""))
 }
 
 // runOnce runs a request unless its idempotency key has an answer already.

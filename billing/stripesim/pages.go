@@ -487,7 +487,7 @@ func (s *Simulator) challengeIntent(p *intent, v *visit) {
 	case v.posted("authorize"):
 		no := s.confirm(p, pm, false, true)
 		if no != nil && p.invoice != "" {
-			s.invoiceFailed(must[*invoice](s, kindInvoice, p.invoice), *no)
+			s.invoiceFailed(must[*invoice](s, kindInvoice, p.invoice))
 		}
 		if cust, ok := get[*customer](s, kindCustomer, p.customer); ok && no == nil {
 			s.keepCard(p, pm, cust)
@@ -497,7 +497,7 @@ func (s *Simulator) challengeIntent(p *intent, v *visit) {
 		p.status, p.failure, p.failedPM, p.paymentMethod = "requires_payment_method", no, pm.id, ""
 		s.emit("payment_intent.payment_failed", p)
 		if p.invoice != "" {
-			s.invoiceFailed(must[*invoice](s, kindInvoice, p.invoice), *no)
+			s.invoiceFailed(must[*invoice](s, kindInvoice, p.invoice))
 		}
 	default:
 		v.show("challenge", view{

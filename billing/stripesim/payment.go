@@ -273,7 +273,7 @@ func (s *Simulator) confirmIntent(c *call) (any, error) {
 	}
 	if no := s.confirm(p, pm, f.bool("off_session"), false); no != nil {
 		if p.invoice != "" {
-			s.invoiceFailed(must[*invoice](s, kindInvoice, p.invoice), *no)
+			s.invoiceFailed(must[*invoice](s, kindInvoice, p.invoice))
 		}
 		return nil, s.intentError(p, *no)
 	}

@@ -361,7 +361,7 @@ func (s *Simulator) subscribe(in subscribing) (*subscription, error) {
 		}
 		p := must[*intent](s, kindIntent, v.intent)
 		if no := s.confirm(p, pm, in.offSession, in.authenticated); no != nil {
-			s.invoiceFailed(v, *no)
+			s.invoiceFailed(v)
 		}
 	}
 	return sub, nil
@@ -689,9 +689,19 @@ func (s *Simulator) renew(sub *subscription) {
 	v.finalizeAt = s.at(sub.clock) + draftTime
 	v = s.newInvoice(v)
 	sub.periodDiscounts = slices.Clone(v.discounts)
-	sub.discounts = slices.DeleteFunc(slices.Clone(sub.discounts), func(d *discount) bool { return d.end != 0 && d.end <= start })
+	var gone []*discount
+	sub.discounts = slices.DeleteFunc(slices.Clone(sub.discounts), func(d *discount) bool {
+		over := !d.running(start)
+		if over {
+			gone = append(gone, d)
+		}
+		return over
+	})
 	sub.latestInvoice = v.id
 	s.emitChange("customer.subscription.updated", sub, before)
+	for _, d := range gone {
+		s.emit("customer.discount.deleted", d)
+	}
 }
 
 func (s *Simulator) cardOf(sub *subscription) *paymentMethod {
