@@ -66,6 +66,7 @@ type Request struct {
 	DueAt      time.Time // Art. 12(3)
 	ExtendedAt time.Time // when the subject was told of the extension
 	StartAt    time.Time // the end of an erasure's grace period
+	FrozenAt   time.Time // when the account was locked and the subject told so
 	ClosedAt   time.Time
 	RemindedAt time.Time
 

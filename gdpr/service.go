@@ -159,14 +159,20 @@ func (s *Service) Ask(ctx context.Context, kind Kind, subjectID string, verified
 		return Request{}, fmt.Errorf("gdpr: ask: %w", err)
 	}
 	r.Version = 1
-	switch {
-	case r.State == Cooling:
-		err = s.freeze(ctx, r, subject)
-	case r.State == Received:
+	switch r.State {
+	case Cooling:
+		// At once, and not at the worker's next look. The worker may have been
+		// faster all the same: then the mark is its own.
+		if err = s.freeze(ctx, &r, subject); err == nil {
+			if err = s.store.UpdateRequest(ctx, r, nil); err == nil {
+				r.Version++
+			}
+		}
+	case Received:
 		err = s.notify(ctx, r, "identity_needed", subject)
 	}
-	if err != nil {
-		// The request stands; the worker repeats both before it goes on.
+	if err != nil && !errors.Is(err, ErrConflict) {
+		// The request stands; the worker freezes before it goes on.
 		s.cfg.Logger.ErrorContext(ctx, "gdpr: ask", "request", r.ID, "err", err)
 	}
 	return r, nil
@@ -183,14 +189,19 @@ func (s *Service) verify(r *Request, now time.Time) {
 	}
 }
 
-// freeze tells the subject of a scheduled erasure and locks the account.
-func (s *Service) freeze(ctx context.Context, r Request, subject Subject) error {
+// freeze locks the account, tells the subject of the scheduled erasure, and
+// marks that both are done.
+func (s *Service) freeze(ctx context.Context, r *Request, subject Subject) error {
 	if s.cfg.Freeze != nil {
 		if err := s.cfg.Freeze(ctx, subject); err != nil {
 			return fmt.Errorf("gdpr: freeze: %w", err)
 		}
 	}
-	return s.notify(ctx, r, "erasure_scheduled", subject)
+	if err := s.notify(ctx, *r, "erasure_scheduled", subject); err != nil {
+		return err
+	}
+	r.FrozenAt = s.now()
+	return nil
 }
 
 func (s *Service) notify(ctx context.Context, r Request, event string, subject Subject) error {

@@ -133,10 +133,11 @@ func (j *job) run(ctx context.Context) error {
 		return j.export(ctx)
 	}
 	if j.r.State == Cooling {
-		// Again, because the process may have died between the request and
-		// these: both are idempotent.
-		if err := s.freeze(ctx, j.r, j.subject); err != nil {
-			return err
+		if j.r.FrozenAt.IsZero() {
+			// The process died, or the mail was down, right after the request.
+			if err := s.freeze(ctx, &j.r, j.subject); err != nil {
+				return err
+			}
 		}
 		if now := s.now(); now.Before(j.r.StartAt) {
 			j.r.NextRun = j.r.StartAt

@@ -50,7 +50,7 @@ func TestStore(t *testing.T, newStore func(t *testing.T) gdpr.Store) {
 	t.Run("RequestComesBackAsItWasStored", func(t *testing.T) {
 		s := newStore(t)
 		r := request("r1", "ref", gdpr.Erasure)
-		r.State, r.StartAt, r.Note = gdpr.Cooling, start.Add(72*time.Hour), "note"
+		r.State, r.StartAt, r.FrozenAt, r.Note = gdpr.Cooling, start.Add(72*time.Hour), start, "note"
 		must(t, s.CreateRequest(ctx, r))
 		r.Version = 1
 		got, err := s.Request(ctx, "r1")
