@@ -135,16 +135,16 @@ func (s *Service) entry(e Event, now time.Time) (Entry, error) {
 }
 
 // describe normalises the properties and derives Figures, Groups and Hash.
-func (x *Entry) describe(m Meter) error {
-	x.Figures = append(x.Figures, Figure{Value: x.Value})
-	props := make(map[string]any, len(x.Properties))
+func (e *Entry) describe(m Meter) error {
+	e.Figures = append(e.Figures, Figure{Value: e.Value})
+	props := make(map[string]any, len(e.Properties))
 	h := fnv.New64a()
-	_, _ = h.Write(strconv.AppendInt(nil, x.Value, 10)) // a hash never fails
-	for _, name := range slices.Sorted(maps.Keys(x.Properties)) {
+	_, _ = h.Write(strconv.AppendInt(nil, e.Value, 10)) // a hash never fails
+	for _, name := range slices.Sorted(maps.Keys(e.Properties)) {
 		if !validProperty(name) {
 			return invalid("property %.70q: a name has 1 to 64 bytes of UTF-8 without NUL", name)
 		}
-		v, text, err := normalise(name, x.Properties[name])
+		v, text, err := normalise(name, e.Properties[name])
 		if err != nil {
 			return err
 		}
@@ -154,13 +154,13 @@ func (x *Entry) describe(m Meter) error {
 				return err
 			}
 			v, text = json.Number(canonical), canonical
-			x.Figures = append(x.Figures, Figure{Name: name, Value: n})
+			e.Figures = append(e.Figures, Figure{Name: name, Value: n})
 		}
 		if slices.Contains(m.Dimensions, name) {
 			if _, isNumber := v.(json.Number); isNumber && strings.ContainsAny(text, ".eE") || len(text) > maxGroup {
 				return invalid("dimension %q must be a string of at most %d bytes, a bool or a whole number", name, maxGroup)
 			}
-			x.Groups = append(x.Groups, name+"="+text)
+			e.Groups = append(e.Groups, name+"="+text)
 		}
 		props[name] = v
 		for _, s := range []string{"\x00", name, "\x00", text} {
@@ -172,11 +172,11 @@ func (x *Entry) describe(m Meter) error {
 			return invalid("meter %q counts different values of property %q, which the event lacks", m.Name, m.Property)
 		}
 	}
-	x.Properties = props
+	e.Properties = props
 	if len(props) == 0 {
-		x.Properties = nil
+		e.Properties = nil
 	}
-	x.Hash = int64(h.Sum64())
+	e.Hash = int64(h.Sum64())
 	return nil
 }
 

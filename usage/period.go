@@ -30,7 +30,7 @@ const (
 	Yearly  Interval = "year"
 )
 
-// Unlimited, as a limit or an overage, is no bound.
+// Unlimited is no bound, as a limit or an overage.
 const Unlimited = -1
 
 // Quota is what an account may use of a meter in one period.
