@@ -68,7 +68,8 @@ type Entry struct {
 // Figure is a number that an event carries.
 type Figure struct {
 	Name  string // empty for the event's value, else the measure's property
-	Value int64  // scaled
+	Value int64  // in units of 10^-Scale
+	Scale int
 }
 
 // Charge says which quota a step is about.
@@ -124,7 +125,7 @@ func (s *Service) entry(e Event, now time.Time) (Entry, error) {
 	x := Entry{Event: e, Own: e.ID == ""}
 	if x.Own {
 		x.Key = newKey(now)
-		x.ID = ownID(x.Key)
+		x.ID = IDOf(x.Key)
 	} else {
 		x.Key = KeyOf(e.Meter, e.ID)
 	}
@@ -154,7 +155,7 @@ func (e *Entry) describe(m Meter) error {
 				return err
 			}
 			v, text = json.Number(canonical), canonical
-			e.Figures = append(e.Figures, Figure{Name: name, Value: n})
+			e.Figures = append(e.Figures, Figure{Name: name, Value: n, Scale: ms.Scale})
 		}
 		if slices.Contains(m.Dimensions, name) {
 			if _, isNumber := v.(json.Number); isNumber && strings.ContainsAny(text, ".eE") || len(text) > maxGroup {

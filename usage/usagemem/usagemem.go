@@ -354,13 +354,13 @@ func (s *Store) ClaimNotices(ctx context.Context, now, until time.Time, n int) (
 }
 
 // NoticeDone implements usage.NoticeStore.
-func (s *Store) NoticeDone(ctx context.Context, id string, _ time.Time) error {
-	return s.each(func(a *account) error {
-		if x := a.notices[id]; x != nil {
-			x.done = true
-		}
-		return ctx.Err()
-	})
+func (s *Store) NoticeDone(ctx context.Context, n usage.Notice, _ time.Time) error {
+	a, unlock := s.lock(n.Account)
+	defer unlock()
+	if x := a.notices[n.ID]; x != nil {
+		x.done = true
+	}
+	return ctx.Err()
 }
 
 // Notices implements usage.NoticeStore.
