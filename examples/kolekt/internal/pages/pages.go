@@ -55,9 +55,10 @@ type Dev struct {
 
 // Pages renders pages and serves their assets.
 type Pages struct {
-	byName map[string]*template.Template
-	assets *assets
-	policy string
+	byName  map[string]*template.Template
+	widgets *template.Template
+	assets  *assets
+	policy  string
 }
 
 // New parses the templates. Forms may lead to the given origins besides our
@@ -99,18 +100,14 @@ func New(formTargets ...string) (*Pages, error) {
 		}
 		p.byName[strings.TrimSuffix(path.Base(f), ".html")] = t
 	}
-	p.byName[""] = base
+	p.widgets = base
 	return p, nil
 }
 
 // widget runs a template that has no page around it.
 func (p *Pages) widget(name string, data any) (template.HTML, error) {
-	t, err := p.byName["error"].Clone()
-	if err != nil {
-		return "", err
-	}
 	var b bytes.Buffer
-	if err := t.ExecuteTemplate(&b, name, data); err != nil {
+	if err := p.widgets.ExecuteTemplate(&b, name, data); err != nil {
 		return "", err
 	}
 	return template.HTML(b.String()), nil // the template has escaped it

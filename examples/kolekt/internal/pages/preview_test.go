@@ -49,7 +49,7 @@ func samples() map[string]pages.Page {
 		"pricing": {Title: "Pricing", Nav: "pricing", Visitor: ann, Data: pricing, Dev: dev},
 		"signup":  {Title: "Start free", Data: pages.Form{Values: map[string]string{"email": "ann@"}, Errors: map[string]string{"email": "The address is not one that mail can be sent to."}}},
 		"login":   {Title: "Log in", Nav: "login", Data: pages.Form{}},
-		"compose": {Title: "Write", Nav: "kolekts", Visitor: ann, Data: pages.Compose{Sample: text, Meter: near, Tones: []pages.Tone{{ID: "neutral", Name: "Neutral", Example: "1/3", Selected: true}, {ID: "professional", Name: "Professional", Example: "(1 of 3)"}, {ID: "friendly", Name: "Friendly", Example: "🧵 1/3"}, {ID: "playful", Name: "Playful", Example: "1/3 👇"}}, List: []pages.KolektRow{{ID: "1", Title: "Some ideas don't fit in one post. They arrive with their reasons", When: "today", Posts: 3, Score: 72}, {ID: "2", Title: "Notes on a quiet week", When: "yesterday", Posts: 1, Score: 60}}}, Dev: dev},
+		"compose": {Title: "Write", Nav: "kolekts", Visitor: ann, Data: pages.Compose{Sample: text, Meter: near, Tones: []pages.Tone{{ID: "neutral", Name: "Neutral", Example: "1/3", Selected: true}, {ID: "professional", Name: "Professional", Example: "(1 of 3)"}, {ID: "friendly", Name: "Friendly", Example: "1/3, read on"}, {ID: "playful", Name: "Playful", Example: "1/3 ↓"}}, List: []pages.KolektRow{{ID: "1", Title: "Some ideas don't fit in one post. They arrive with their reasons", When: "today", Posts: 3, Score: 72}, {ID: "2", Title: "Notes on a quiet week", When: "yesterday", Posts: 1, Score: 60}}}, Dev: dev},
 		"kolekt":  {Title: "Kolekt", Nav: "kolekts", Visitor: ann, Data: pages.Kolekt{Posts: []pages.Post{{Number: 1, Text: text + "\n\n1/2", Characters: 136, Image: "https://example.com/a.png"}, {Number: 2, Text: text + "\n\n2/2", Characters: 136}}, When: "23 November 2026", Characters: "812", Tone: "Neutral", Score: 72, Factors: []pages.ScoreFactor{{Name: "A short first sentence", Points: 25, Max: 25}, {Name: "Images", Points: 0, Max: 15, Advice: "add an image"}}}},
 		"limit":   {Title: "Limit reached", Nav: "kolekts", Visitor: ann, Data: pages.Limit{Reason: "You have made all 10 kolekts of this month", Until: "They start again on 1 March 2026. Or go on now with Pro.", Now: full, Plan: &plans()[1], Gain: []string{"100 kolekts a month instead of 10", "100 requests a minute instead of 10"}}, Dev: dev},
 		"return":  {Title: "Thank you", Visitor: ann, Data: pages.Return{State: "paid", Plan: "Pro", Gains: []string{"100 kolekts a month", "100 requests a minute"}}},
@@ -90,6 +90,12 @@ func TestEveryPageRendersWithoutInlineScriptOrStyle(t *testing.T) {
 		require.NotContains(t, body, "ZgotmplZ", name)
 		require.NotContains(t, w.Header().Get("Content-Security-Policy"), "unsafe")
 		if dir := os.Getenv("KOLEKT_PREVIEW"); dir != "" {
+			for _, a := range []string{"app.css", "app.js", "icon.svg", "inter.woff2", "fraunces.woff2"} {
+				w := httptest.NewRecorder()
+				p.Static().ServeHTTP(w, httptest.NewRequest("GET", p.Asset(a), nil))
+				require.NoError(t, os.MkdirAll(filepath.Join(dir, "static"), 0o755))
+				require.NoError(t, os.WriteFile(filepath.Join(dir, p.Asset(a)), w.Body.Bytes(), 0o644))
+			}
 			require.NoError(t, os.WriteFile(filepath.Join(dir, name+".html"), []byte(body), 0o644))
 		}
 	}

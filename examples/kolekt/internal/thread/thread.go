@@ -38,8 +38,8 @@ type Tone string
 const (
 	Neutral      Tone = "neutral"      // 1/3
 	Professional Tone = "professional" // (1 of 3)
-	Friendly     Tone = "friendly"     // 🧵 1/3
-	Playful      Tone = "playful"      // 1/3 👇, and 🎉 at the last
+	Friendly     Tone = "friendly"     // 1/3, read on; and a word of thanks at the last
+	Playful      Tone = "playful"      // 1/3 ↓, and a star at the last
 )
 
 // Tones are all tones, the default first.
@@ -63,12 +63,15 @@ func (t Tone) number(i, n int) string {
 	case Professional:
 		return fmt.Sprintf("(%d of %d)", i, n)
 	case Friendly:
-		return fmt.Sprintf("🧵 %d/%d", i, n)
+		if i == n {
+			return fmt.Sprintf("%d/%d, thank you for reading", i, n)
+		}
+		return fmt.Sprintf("%d/%d, read on", i, n)
 	case Playful:
 		if i == n {
-			return fmt.Sprintf("%d/%d 🎉", i, n)
+			return fmt.Sprintf("%d/%d ★", i, n)
 		}
-		return fmt.Sprintf("%d/%d 👇", i, n)
+		return fmt.Sprintf("%d/%d ↓", i, n)
 	}
 	return fmt.Sprintf("%d/%d", i, n)
 }
