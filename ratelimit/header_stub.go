@@ -1,0 +1,5 @@
+package ratelimit
+
+type rendered struct{}
+
+func render(*Plan) rendered { return rendered{} }
