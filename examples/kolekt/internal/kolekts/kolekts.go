@@ -67,11 +67,11 @@ func Make(account string, d Draft, now time.Time) (Kolekt, error) {
 	return k, nil
 }
 
-// Metadata is what the usage event of a kolekt says about it.
-func (k Kolekt) Metadata() map[string]string {
-	return map[string]string{
-		"posts": fmt.Sprint(len(k.Posts)), "characters": fmt.Sprint(k.Characters), "tone": string(k.Tone),
-		"images": fmt.Sprint(len(k.Images)), "engagement_score": fmt.Sprint(k.Score),
+// Properties are what the usage event of a kolekt says about it.
+func (k Kolekt) Properties() map[string]any {
+	return map[string]any{
+		"posts": len(k.Posts), "characters": k.Characters, "tone": string(k.Tone),
+		"has_images": len(k.Images) > 0, "images": len(k.Images), "engagement_score": k.Score,
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/kolekt/commerce/internal/pgmigrate"
@@ -34,13 +35,20 @@ func Verify(ctx context.Context, pool *pgxpool.Pool) error {
 	return pgmigrate.Verify(ctx, pool, "kolekts", files())
 }
 
+// DB is what *pgxpool.Pool and pgx.Tx have in common: what is added in a
+// transaction is there when the transaction is.
+type DB interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
 // Postgres is a Store on PostgreSQL.
-type Postgres struct{ pool *pgxpool.Pool }
+type Postgres struct{ db DB }
 
 var _ Store = Postgres{}
 
-// NewPostgres returns a Store on the pool, which stays the caller's.
-func NewPostgres(pool *pgxpool.Pool) Postgres { return Postgres{pool} }
+// NewPostgres returns a Store on the database, which stays the caller's.
+func NewPostgres(db DB) Postgres { return Postgres{db} }
 
 const columns = `id, account, text, tone, images, posts, characters, score, factors, created_at`
 
@@ -53,14 +61,14 @@ func scan(row pgx.CollectableRow) (Kolekt, error) {
 
 // Add implements Store.
 func (p Postgres) Add(ctx context.Context, k Kolekt) error {
-	_, err := p.pool.Exec(ctx, `insert into kolekts (`+columns+`) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict do nothing`,
+	_, err := p.db.Exec(ctx, `insert into kolekts (`+columns+`) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict do nothing`,
 		k.ID, k.Account, k.Text, string(k.Tone), k.Images, k.Posts, k.Characters, k.Score, k.Factors, k.CreatedAt)
 	return wrap("add", err)
 }
 
 // Find implements Store.
 func (p Postgres) Find(ctx context.Context, account, id string) (Kolekt, error) {
-	rows, err := p.pool.Query(ctx, `select `+columns+` from kolekts where account = $1 and id = $2`, account, id)
+	rows, err := p.db.Query(ctx, `select `+columns+` from kolekts where account = $1 and id = $2`, account, id)
 	if err != nil {
 		return Kolekt{}, wrap("find", err)
 	}
@@ -70,7 +78,7 @@ func (p Postgres) Find(ctx context.Context, account, id string) (Kolekt, error) 
 
 // List implements Store.
 func (p Postgres) List(ctx context.Context, account, before string, limit int) ([]Kolekt, error) {
-	rows, err := p.pool.Query(ctx, `select `+columns+` from kolekts
+	rows, err := p.db.Query(ctx, `select `+columns+` from kolekts
 		where account = $1 and ($2::text = '' or id < $2) order by id desc limit $3`, account, before, limit)
 	if err != nil {
 		return nil, wrap("list", err)
@@ -81,7 +89,7 @@ func (p Postgres) List(ctx context.Context, account, before string, limit int) (
 
 // Delete implements Store.
 func (p Postgres) Delete(ctx context.Context, account, id string) error {
-	tag, err := p.pool.Exec(ctx, `delete from kolekts where account = $1 and id = $2`, account, id)
+	tag, err := p.db.Exec(ctx, `delete from kolekts where account = $1 and id = $2`, account, id)
 	if err == nil && tag.RowsAffected() == 0 {
 		return ErrNotFound
 	}
@@ -90,7 +98,7 @@ func (p Postgres) Delete(ctx context.Context, account, id string) error {
 
 // DeleteAccount implements Store.
 func (p Postgres) DeleteAccount(ctx context.Context, account string, limit int) (int64, error) {
-	tag, err := p.pool.Exec(ctx, `delete from kolekts where account = $1 and id in
+	tag, err := p.db.Exec(ctx, `delete from kolekts where account = $1 and id in
 		(select id from kolekts where account = $1 order by id limit $2)`, account, limit)
 	return tag.RowsAffected(), wrap("delete account", err)
 }

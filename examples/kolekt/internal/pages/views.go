@@ -172,7 +172,9 @@ type Change struct {
 	Lines     []ChangeLine
 	Due       string // now
 	Next      string
-	Date      string // of the proration, to be sent back
+	Date      string // of the proration, to be sent back with the amount
+	Amount    string
+	Currency  string
 	Yearly    bool
 	Downgrade bool
 	Detail    string
@@ -266,12 +268,20 @@ type AdminProjections struct {
 
 // Keys is the page of API keys.
 type Keys struct {
+	Allowed bool   // the plan has keys
 	Token   string // shown once
 	Name    string
 	Form    Form
-	Keys    Table
+	Keys    []KeyRow
 	Example string
 	Scopes  []Tone
+}
+
+// KeyRow is a key in the list.
+type KeyRow struct {
+	ID, Name, Hint, Scopes, Created, Used string
+	Badge                                 Badge
+	Active                                bool
 }
 
 // Clock is the development's clock control.

@@ -58,6 +58,9 @@ func ParseTone(s string) (Tone, error) {
 	return "", fmt.Errorf("kolekt: unknown tone %q (have neutral, professional, friendly, playful)", s)
 }
 
+// Example shows how the tone numbers the first of three posts.
+func (t Tone) Example() string { return t.number(1, 3) }
+
 func (t Tone) number(i, n int) string {
 	switch t {
 	case Professional:
