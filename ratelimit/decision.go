@@ -17,7 +17,8 @@ type Decision struct {
 	// allowed, Never when the cost is over the limit.
 	RetryAfter time.Duration
 
-	plan  *Plan
+	plan  *Plan // that was applied
+	asked *Plan // nil if it is the same
 	cost  int64
 	spans *Spans
 	out   Outcome
@@ -41,7 +42,8 @@ type WindowState struct {
 	Shadow bool
 }
 
-// Plan returns the plan that was applied; nil for the zero Decision.
+// Plan returns the plan that was applied; nil for the zero Decision. While a
+// Guard decides locally, it has the local share of the limits.
 func (d *Decision) Plan() *Plan { return d.plan }
 
 // Cost returns what was asked for.
@@ -139,6 +141,9 @@ func share(w WindowState) int64 {
 
 // conclude fills in what follows from the outcome.
 func (d *Decision) conclude() {
+	if d.out.Plan != nil {
+		d.plan, d.asked = d.out.Plan, d.plan
+	}
 	plan := d.plan
 	d.Source = d.out.Source
 	d.WouldDeny = d.out.Over&plan.shadow != 0

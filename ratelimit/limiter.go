@@ -226,7 +226,11 @@ func (l *Limiter) adjust(ctx context.Context, key string, d *Decision, cost int6
 	if key == "" {
 		return fmt.Errorf("%w: empty key", ErrInvalid)
 	}
-	decider, err := l.bind(d.plan)
+	plan := d.plan
+	if d.asked != nil {
+		plan = d.asked
+	}
+	decider, err := l.bind(plan)
 	if err != nil {
 		return err
 	}

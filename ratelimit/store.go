@@ -103,8 +103,10 @@ type Outcome struct {
 	Over uint8
 	// Stale says that nothing was done, because a span doesn't contain Now.
 	Stale bool
-	// Source says who answered; stores leave it at FromStore.
+	// Source says who answered, and Plan by which plan if not by the one that
+	// was prepared. A Guard sets them; stores leave them alone.
 	Source Source
+	Plan   *Plan
 	// Levels are by window, after the operation.
 	Levels [MaxWindows]Level
 }

@@ -1,5 +1,0 @@
-package ratelimit
-
-type rendered struct{}
-
-func render(*Plan) rendered { return rendered{} }
