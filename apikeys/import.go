@@ -97,8 +97,8 @@ func (s *Service) importOne(by Actor, in *ImportedKey, now time.Time) (Record, e
 	if err := k.Owner.valid(); err != nil {
 		return Record{}, err
 	}
-	if len(k.Hint) > 40 {
-		return Record{}, &FieldError{"Hint", "at most 40 bytes: a hint isn't the token"}
+	if len(k.Hint) > 40 || cleanText(k.Hint) != k.Hint {
+		return Record{}, &FieldError{"Hint", "want at most 40 bytes of printable UTF-8: a hint isn't the token"}
 	}
 	u := Update{Name: &in.Name, Scopes: &in.Scopes, Metadata: &in.Metadata}
 	if !in.ExpiresAt.IsZero() {

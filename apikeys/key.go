@@ -43,8 +43,8 @@ func (o Owner) valid() *FieldError {
 	default:
 		return &FieldError{"Owner.Kind", "want account, organisation or service"}
 	}
-	if o.ID == "" || len(o.ID) > 200 {
-		return &FieldError{"Owner.ID", "want 1 to 200 bytes"}
+	if !validName(o.ID) {
+		return &FieldError{"Owner.ID", "want 1 to 200 bytes of printable UTF-8"}
 	}
 	return nil
 }
@@ -146,13 +146,32 @@ func Holder(id string, owner Owner, scopes ...string) Actor {
 }
 
 func (a Actor) valid() error {
-	if a.ID == "" || len(a.ID) > 200 {
-		return &FieldError{"Actor.ID", "want 1 to 200 bytes: who changes a key stands in the log"}
+	if !validName(a.ID) {
+		return &FieldError{"Actor.ID", "want 1 to 200 bytes of printable UTF-8: who changes a key stands in the log"}
 	}
 	if !a.Operator && a.Owner.ID == "" {
 		return &FieldError{"Actor.Owner", "say whose keys the actor manages, or make it an Operator"}
 	}
 	return nil
+}
+
+// validName says whether the text can name an owner or an actor.
+func validName(s string) bool {
+	return s != "" && len(s) <= 200 && cleanText(s) == s
+}
+
+// validID says whether the text can be a key's ID; no other one is shown to a
+// store, which may not be able to hold it.
+func validID(s string) bool {
+	if s == "" || len(s) > 64 {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '_' {
+			return false
+		}
+	}
+	return true
 }
 
 func (a Actor) owns(o Owner) bool { return a.Operator || a.Owner.normal() == o }

@@ -132,7 +132,7 @@ func (s *Service) Update(ctx context.Context, by Actor, id string, u Update) (Ke
 func (s *Service) edit(k *Key, by Actor, u Update, now time.Time) error {
 	if u.Name != nil {
 		name := strings.TrimSpace(*u.Name)
-		if name == "" || utf8.RuneCountInString(name) > 100 || !utf8.ValidString(name) || strings.ContainsFunc(name, func(r rune) bool { return r < 0x20 || r == 0x7f }) {
+		if name == "" || utf8.RuneCountInString(name) > 100 || cleanText(name) != name {
 			return &FieldError{"Name", "want 1 to 100 characters on one line"}
 		}
 		k.Name = name
@@ -159,8 +159,8 @@ func (s *Service) edit(k *Key, by Actor, u Update, now time.Time) error {
 			return &FieldError{"Metadata", "at most 32 entries"}
 		}
 		for name, value := range *u.Metadata {
-			if name == "" || len(name)+len(value) > 500 || !utf8.ValidString(name+value) || strings.ContainsRune(name+value, 0) {
-				return &FieldError{"Metadata", "want UTF-8, at most 500 bytes for a name and its value"}
+			if name == "" || len(name)+len(value) > 500 || cleanText(name+value) != name+value {
+				return &FieldError{"Metadata", "want printable UTF-8, at most 500 bytes for a name and its value"}
 			}
 		}
 		k.Metadata = maps.Clone(*u.Metadata)
@@ -313,9 +313,7 @@ func (s *Service) RevokeBefore(ctx context.Context, by Actor, t time.Time) error
 }
 
 func revocation(found []Record, by Actor, reason string, now time.Time) Delta {
-	if len(reason) > 200 {
-		reason = strings.ToValidUTF8(reason[:200], "")
-	}
+	reason = cleanText(reason[:min(len(reason), 200)])
 	var d Delta
 	for _, r := range found {
 		r.RevokedAt, r.RevokedFor = now, reason
@@ -330,11 +328,14 @@ func (s *Service) Key(ctx context.Context, by Actor, id string) (Key, error) {
 	if err := by.valid(); err != nil {
 		return Key{}, err
 	}
+	if !validID(id) {
+		return Key{}, ErrNotFound
+	}
 	keys, err := s.store.List(ctx, Query{ID: id, Limit: 1})
 	if err != nil {
 		return Key{}, unavailable("read a key", err)
 	}
-	if id == "" || len(keys) == 0 || !by.owns(keys[0].Owner) {
+	if len(keys) == 0 || !by.owns(keys[0].Owner) {
 		return Key{}, ErrNotFound
 	}
 	return keys[0], nil
@@ -353,6 +354,9 @@ func (s *Service) List(ctx context.Context, by Actor, owner Owner, before string
 	}
 	if !by.owns(owner) {
 		return nil, ErrNotFound
+	}
+	if before != "" && !validID(before) {
+		return nil, &FieldError{"before", "want the ID of the last key of the page before"}
 	}
 	keys, err := s.store.List(ctx, Query{Owner: owner, Before: before, Limit: limit})
 	if err != nil {
@@ -434,6 +438,9 @@ func (s *Service) change(ctx context.Context, sel Selection, decide func([]Recor
 func (s *Service) changeOne(ctx context.Context, by Actor, id string, decide func(*Record, time.Time) (Delta, error)) error {
 	if err := by.valid(); err != nil {
 		return err
+	}
+	if !validID(id) {
+		return ErrNotFound
 	}
 	return s.change(ctx, Selection{IDs: []string{id}}, func(found []Record) (Delta, error) {
 		if len(found) != 1 || !by.owns(found[0].Owner) {

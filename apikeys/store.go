@@ -67,11 +67,11 @@ type Store interface {
 }
 
 // Selection names records: by ID, or those of an owner that aren't revoked.
-// The zero value names none.
+// They come in order of ID. The zero value names none.
 type Selection struct {
 	IDs   []string
 	Owner Owner
-	// Limit bounds the records of an owner, the newest first; 0 is no bound.
+	// Limit bounds the records of an owner; 0 is no bound.
 	Limit int
 	// Revoked takes an owner's revoked keys as well.
 	Revoked bool
@@ -79,7 +79,7 @@ type Selection struct {
 
 // Delta is what a change writes.
 type Delta struct {
-	Put    []Record // inserted, or replaced by ID
+	Put    []Record // inserted, or replaced by ID, but for LastUsed, which stays
 	Delete []string // IDs
 	Log    []Entry  // to be sealed, in this order
 	// RevokeBefore, unless zero, revokes every key that was created before it.

@@ -12,6 +12,9 @@ const eraseBatch = 500
 // (records "api_key", without hashes), and the log entries in which it is
 // owner or actor ("api_key_event").
 func (s *Service) ExportSubject(ctx context.Context, account string, emit func(record string, fields map[string]any) error) error {
+	if !validName(account) {
+		return &FieldError{"account", "want 1 to 200 bytes of printable UTF-8"}
+	}
 	for _, kind := range []string{KindAccount, KindOrganisation, KindService} {
 		q := Query{Owner: Owner{Kind: kind, ID: account}, Limit: 1000}
 		for {
@@ -98,6 +101,9 @@ func exported(k *Key) map[string]any {
 // works in batches and may be called again; it reports what it erased by kind
 // of record.
 func (s *Service) EraseSubject(ctx context.Context, account string) (map[string]int64, error) {
+	if !validName(account) {
+		return nil, &FieldError{"account", "want 1 to 200 bytes of printable UTF-8"}
+	}
 	counts := map[string]int64{"api_key": 0, "api_key_event": 0}
 	for _, kind := range []string{KindAccount, KindOrganisation, KindService} {
 		sel := Selection{Owner: Owner{Kind: kind, ID: account}, Limit: eraseBatch, Revoked: true}

@@ -53,21 +53,25 @@ func (u *useBuffer) add(use Use) {
 	u.pending[use.Key] = use
 }
 
-// cleanAgent makes a copy, so that the request's memory can go, without
-// control characters, so that nobody writes lines into other people's pages.
+// cleanAgent makes a short copy, so that the request's memory can go.
 func cleanAgent(s string) string {
-	s = strings.ToValidUTF8(s, "")
-	s = strings.Map(func(r rune) rune {
-		if r < 0x20 || r == 0x7f {
-			return -1
-		}
-		return r
-	}, s)
+	s = cleanText(s)
 	for len(s) > maxAgent {
 		_, n := utf8.DecodeLastRuneInString(s)
 		s = s[:len(s)-n]
 	}
 	return strings.Clone(s)
+}
+
+// cleanText drops what isn't UTF-8 and control characters, so that nobody
+// writes lines into other people's pages, and every store keeps it exactly.
+func cleanText(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < 0x20 || r == 0x7f {
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(s, ""))
 }
 
 // FlushUses writes the last uses that are waiting. Run does it each

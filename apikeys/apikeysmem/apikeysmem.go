@@ -63,6 +63,7 @@ func (s *Store) Change(ctx context.Context, sel apikeys.Selection, decide func([
 	for _, r := range d.Put {
 		if old := s.keys[r.ID]; old != nil {
 			delete(s.hashes, old.Hash)
+			r.LastUsed = old.LastUsed
 		}
 		r.Key, r.Verifier = r.Key.Clone(), slices.Clone(r.Verifier)
 		s.keys[r.ID] = &r
@@ -99,7 +100,7 @@ func (s *Store) selected(sel apikeys.Selection) []apikeys.Record {
 				out = append(out, r)
 			}
 		}
-		sort.Slice(out, func(i, j int) bool { return out[i].ID > out[j].ID })
+		sort.Slice(out, func(i, j int) bool { return out[i].ID < out[j].ID })
 		if sel.Limit > 0 && len(out) > sel.Limit {
 			out = out[:sel.Limit]
 		}
