@@ -13,6 +13,7 @@ require (
 	github.com/wneessen/go-mail v0.8.1
 	go.uber.org/goleak v1.3.0
 	golang.org/x/net v0.56.0
+	github.com/stripe/stripe-go/v76 v76.25.0
 	golang.org/x/sync v0.22.0
 	pgregory.net/rapid v1.3.0
 )
