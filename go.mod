@@ -9,11 +9,11 @@ require (
 	github.com/jackc/tern/v2 v2.3.4
 	github.com/redis/go-redis/v9 v9.23.0
 	github.com/stretchr/testify v1.12.1
-	golang.org/x/crypto v0.46.0
+	github.com/stripe/stripe-go/v76 v76.25.0
 	github.com/wneessen/go-mail v0.8.1
 	go.uber.org/goleak v1.3.0
+	golang.org/x/crypto v0.46.0
 	golang.org/x/net v0.56.0
-	github.com/stripe/stripe-go/v76 v76.25.0
 	golang.org/x/sync v0.22.0
 	pgregory.net/rapid v1.3.0
 )
