@@ -53,7 +53,7 @@ type Table struct {
 	Retention gdpr.Retention
 	Dated     string
 
-	Page int // rows a transaction erases; 0 means 5,000
+	Page int // rows a transaction erases; 0 means 2,000
 }
 
 // TableSource is a gdpr.Source of one table.
@@ -94,7 +94,7 @@ func NewTable(db DB, t Table) (*TableSource, error) {
 		t.Key = "id"
 	}
 	if t.Page == 0 {
-		t.Page = 5000
+		t.Page = 2000
 	}
 	if len(t.Tables) == 0 {
 		t.Tables = []string{t.Table}
@@ -272,17 +272,25 @@ func (s *TableSource) Erase(ctx context.Context, subject gdpr.Subject, cursor st
 		return s.anonymise(ctx, types, subject, cursor)
 	}
 	// By ctid: deleting needs no key, and what is deleted doesn't come again.
-	tag, err := s.db.Exec(ctx, `delete from `+s.ident+` where ctid = any (array(
-		select t.ctid from `+s.ident+` t where `+s.condition(types)+` limit $2 for update))`,
-		s.identifiers(subject), s.t.Page)
+	// A row that another transaction updated meanwhile is locked in its new
+	// version, which this statement's snapshot can't see: it is found, not
+	// deleted, and belongs to the next page.
+	var found, gone int64
+	err = s.db.QueryRow(ctx, `
+		with page as materialized (
+			select t.ctid as id from `+s.ident+` t where `+s.condition(types)+` limit $2 for update
+		), gone as (
+			delete from `+s.ident+` where ctid = any (array(select id from page)) returning 1
+		)
+		select (select count(*) from page), (select count(*) from gone)`,
+		s.identifiers(subject), s.t.Page).Scan(&found, &gone)
 	if notOfType(err) {
 		return gdpr.Outcome{Done: true}, nil
 	}
 	if err != nil {
 		return gdpr.Outcome{}, fmt.Errorf("gdprpg: erase %s: %w", s.t.Table, err)
 	}
-	n := tag.RowsAffected()
-	return gdpr.Outcome{Removed: n, Done: n < int64(s.t.Page), Next: "more"}, nil
+	return gdpr.Outcome{Removed: gone, Done: found < int64(s.t.Page) && gone == found, Next: "more"}, nil
 }
 
 func (s *TableSource) anonymise(ctx context.Context, types map[string]string, subject gdpr.Subject, cursor string) (gdpr.Outcome, error) {
@@ -308,16 +316,19 @@ func (s *TableSource) anonymise(ctx context.Context, types map[string]string, su
 		), done as (
 			update ` + s.ident + ` t set ` + strings.Join(set, ", ") + ` from page where t.` + key + ` = page.k returning t.*
 		)
-		select count(*), (select k::text from page order by k desc limit 1), ` + dated + ` from done t`
-	var n int64
+		select (select count(*) from page), count(*), (select k::text from page order by k desc limit 1), ` + dated + ` from done t`
+	var found, n int64
 	var last *string
 	var latest *time.Time
-	err := s.db.QueryRow(ctx, sql, s.identifiers(subject), s.t.Page, cursor).Scan(&n, &last, &latest)
+	err := s.db.QueryRow(ctx, sql, s.identifiers(subject), s.t.Page, cursor).Scan(&found, &n, &last, &latest)
 	if notOfType(err) {
 		return gdpr.Outcome{Done: true}, nil
 	}
 	if err != nil {
 		return gdpr.Outcome{}, fmt.Errorf("gdprpg: erase %s: %w", s.t.Table, err)
+	}
+	if n != found {
+		return gdpr.Outcome{}, fmt.Errorf("gdprpg: erase %s: %d of %d rows were changed meanwhile", s.t.Table, found-n, found)
 	}
 	out := gdpr.Outcome{Done: n < int64(s.t.Page)}
 	if last != nil {

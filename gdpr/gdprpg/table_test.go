@@ -99,6 +99,47 @@ func TestTableThatReachesTheSubjectThroughAnother(t *testing.T) {
 	})
 }
 
+// A page that loses a row to a concurrent update must not count as the last.
+func TestErasureIsCompleteUnderConcurrentUpdates(t *testing.T) {
+	ctx := context.Background()
+	pool := pgtest.Pool(t)
+	_, err := pool.Exec(ctx, `create table posts (id int primary key, author text, likes int);
+		insert into posts select g, 'ada', 0 from generate_series(1, 4000) g`)
+	require.NoError(t, err)
+	source, err := gdprpg.NewTable(pool, gdprpg.Table{Descriptor: described("posts"), Table: "posts", By: "author", Columns: []string{"id"}, Page: 100})
+	require.NoError(t, err)
+	stop, writer := make(chan struct{}), make(chan error, 1)
+	go func() {
+		for {
+			select {
+			case <-stop:
+				writer <- nil
+				return
+			default:
+			}
+			if _, err := pool.Exec(ctx, `update posts set likes = likes + 1 where id in (select id from posts order by id limit 50)`); err != nil {
+				writer <- err
+				return
+			}
+		}
+	}()
+	var removed int64
+	for cursor, done := "", false; !done; {
+		out, err := source.Erase(ctx, gdpr.Subject{ID: "ada"}, cursor)
+		if err != nil {
+			continue // a deadlock with the writer: the worker tries again
+		}
+		removed += out.Removed
+		cursor, done = out.Next, out.Done
+	}
+	close(stop)
+	require.NoError(t, <-writer)
+	require.Equal(t, int64(4000), removed)
+	var left int
+	require.NoError(t, pool.QueryRow(ctx, `select count(*) from posts`).Scan(&left))
+	require.Zero(t, left)
+}
+
 func TestTableOfAnotherTypeHoldsNothingOfTheSubject(t *testing.T) {
 	ctx := context.Background()
 	pool := pgtest.Pool(t)
