@@ -204,6 +204,32 @@ func TestKeysExpire(t *testing.T) {
 	require.Zero(t, n, "a refusal writes nothing")
 }
 
+// What a key holds doesn't grow with what is done to it.
+func TestAKeyKeepsItsSize(t *testing.T) {
+	ctx := context.Background()
+	client := redistest.Client(t)
+	prefix := redistest.Prefix()
+	l := newLimiter(t, newStore(t, client, ratelimitredis.Config{Prefix: prefix}))
+	a := newPlan(t, ratelimit.PerHour(1_000_000), ratelimit.PerMonth(1_000_000))
+	b := newPlan(t, ratelimit.PerMonth(1_000_000), ratelimit.PerHour(1_000_000))
+	size := int64(0)
+	for i := range 200 {
+		p := a
+		if i%10 == 9 {
+			p = b // the order of windows doesn't matter
+		}
+		_, err := l.Allow(ctx, "k", p, 1)
+		require.NoError(t, err)
+		n, err := client.StrLen(ctx, prefix+"s:default:k").Result()
+		require.NoError(t, err)
+		if size == 0 {
+			size = n
+		}
+		require.Equal(t, size, n, "after %d decisions", i+1)
+	}
+	require.EqualValues(t, 48, size, "a count, two IDs, an instant, a count and an end")
+}
+
 func TestBackendsAgree(t *testing.T) {
 	ctx := context.Background()
 	now := time.Date(2026, time.March, 30, 23, 59, 0, 0, time.UTC)
