@@ -138,6 +138,9 @@ func compareEntries(a, b usage.Entry) int {
 // add inserts an event at its place: nearly always the end.
 func (l *eventLog) add(e usage.Entry) {
 	l.hashes[e.Key] = e.Hash
+	if e.ID == "" && e.Account != "" {
+		e.ID = usage.IDOf(e.Key)
+	}
 	if n := len(l.entries); n == 0 || compareEntries(l.entries[n-1], e) < 0 {
 		l.entries = append(l.entries, e)
 		return
