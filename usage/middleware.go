@@ -150,7 +150,7 @@ func (s *Service) finish(r *http.Request, res *Reservation, commit func(context.
 		}
 	}
 	// A replayed request has been settled by the first one.
-	if err != nil && !(errors.Is(err, ErrSettled) && res.Replayed) {
+	if err != nil && (!errors.Is(err, ErrSettled) || !res.Replayed) {
 		s.cfg.Logger.ErrorContext(ctx, "usage: a request's use was not counted", "reservation", res.Key, "error", err)
 	}
 }
