@@ -577,3 +577,16 @@ func TestGarbageKeepsMemoryBounded(t *testing.T) {
 	}
 	require.LessOrEqual(t, s.Stats().Cached, 16)
 }
+
+// TestRevokingAgainIsEffectiveHere revokes a key that another process has
+// revoked: nothing changes, and yet it must be dead here when Revoke returns.
+func TestRevokingAgainIsEffectiveHere(t *testing.T) {
+	store := mem()
+	a, b := newService(t, store), newService(t, store)
+	token, k := issue(t, a, apikeys.NewKey{})
+	require.True(t, verify(t, b, token).Allowed())
+	require.NoError(t, a.Revoke(ctx, op, k.ID, ""))
+	require.True(t, verify(t, b, token).Allowed(), "within MaxStaleness")
+	require.NoError(t, b.Revoke(ctx, op, k.ID, ""))
+	require.Equal(t, apikeys.ReasonRevoked, verify(t, b, token).Reason)
+}
