@@ -43,7 +43,7 @@ var (
 	peppers = []apikeys.Pepper{{ID: 1, Secret: bytes.Repeat([]byte("p"), 32)}}
 )
 
-const rounds = 15
+const rounds = 9
 
 // contender is one way to do the same thing.
 type contender struct {
