@@ -420,7 +420,11 @@ func (k *Kind[T]) Prepare(s *Service, to To, data T, key string, opts ...Option)
 	if !o.until.IsZero() {
 		m.ExpiresAt = o.until.UTC().Truncate(time.Microsecond)
 	}
-	e := Enqueue{Mail: m, Supersedes: def.supersedes}
+	e := Enqueue{Mail: m}
+	if m.Account == "" {
+		return e, nil // nobody to coalesce, supersede or count for
+	}
+	e.Supersedes = def.supersedes
 	if def.coalesce > 0 {
 		e.Group = def.group
 	}
