@@ -281,6 +281,14 @@ func (s *Service) WithStore(store Store) *Service {
 	return &c
 }
 
+// WithTransport returns a Service that is the same but for its transport, for
+// tests and for one stream that goes another way.
+func (s *Service) WithTransport(t Transport) *Service {
+	c := *s
+	c.transport = t
+	return &c
+}
+
 func (s *Service) now() time.Time { return s.cfg.Now().UTC().Truncate(time.Microsecond) }
 
 func mac(key []byte, parts ...string) []byte {
