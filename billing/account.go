@@ -1,0 +1,203 @@
+package billing
+
+import (
+	"encoding/json"
+	"slices"
+	"time"
+)
+
+// Account is all that is kept about an account, written as a whole: what the
+// gateway last said about its customer, and what this package has under way.
+type Account struct {
+	ID         string `json:"-"`
+	CustomerID string `json:"-"` // empty until there is one
+	// Version counts the writes. 0 says that the account was never written.
+	Version int64 `json:"-"`
+	// SyncedAt is the instant before the last fetch from the gateway.
+	SyncedAt time.Time `json:"-"`
+	// DueAt is when the account wants attention again; zero: never.
+	DueAt time.Time `json:"-"`
+
+	Created       time.Time      `json:"created,omitzero"`
+	Subscriptions []Subscription `json:"subscriptions,omitempty"` // newest first
+	Invoices      []Invoice      `json:"invoices,omitempty"`      // newest first, the last MaxInvoices and all open ones
+	Balance       Money          `json:"balance,omitzero"`        // negative: credit for the next invoice
+	// Deleted says that the customer no longer exists at the gateway.
+	Deleted bool `json:"deleted,omitempty"`
+	// Provisional says that snapshots of events were merged since SyncedAt,
+	// because the gateway couldn't be asked.
+	Provisional bool `json:"provisional,omitempty"`
+
+	// Trails are what the gateway's events showed, by subscription.
+	Trails map[string]Trail `json:"trails,omitempty"`
+	// Marks are facts that only events tell, by the ID of their notice.
+	Marks map[string]Mark `json:"marks,omitempty"`
+
+	// Checkout is the session that the account may pay on, while it is open.
+	Checkout *OpenCheckout `json:"checkout,omitempty"`
+	// Intents are writes to the gateway that aren't known to be settled.
+	Intents []Intent `json:"intents,omitempty"`
+	// Unpaid is the intent that made the incomplete subscription: called again
+	// it returns what the client needs to pay.
+	Unpaid *Intent `json:"unpaid,omitempty"`
+	// Sequence numbers the intents.
+	Sequence int64 `json:"sequence,omitempty"`
+	// TrialUsed is when the account began its one trial.
+	TrialUsed time.Time `json:"trial_used,omitzero"`
+}
+
+// MaxInvoices is how many invoices of an account are kept beside the open
+// ones; Service.Invoices asks the gateway for the rest.
+const MaxInvoices = 24
+
+// Mark is a fact that an event told.
+type Mark struct {
+	At      time.Time `json:"at"`
+	Subject string    `json:"subject"` // the ID of the invoice, subscription or charge
+	Kind    Kind      `json:"kind"`
+	Attempt int64     `json:"attempt,omitempty"`
+}
+
+// OpenCheckout is a checkout session and what it sells.
+type OpenCheckout struct {
+	Checkout
+	Plan  string `json:"plan"`
+	Print string `json:"print"` // fingerprint of what was asked for
+}
+
+// Intent is a write to the gateway, stored before it is made.
+type Intent struct {
+	Op      string          `json:"op"`
+	Key     string          `json:"key"` // idempotency key
+	Request json.RawMessage `json:"request"`
+	Print   string          `json:"print"` // fingerprint of the request
+	Started time.Time       `json:"started"`
+	Called  time.Time       `json:"called"` // when the last attempt began
+	// Idle says that the last attempt is known to have had no effect.
+	Idle bool `json:"idle,omitempty"`
+}
+
+// Current returns the live subscription, or the last one that ended. Of
+// several live ones it is the newest one that is paid for, else the newest.
+func (a *Account) Current() (Subscription, bool) {
+	best := -1
+	for i := range a.Subscriptions {
+		if best < 0 || standing(a.Subscriptions[i].Status) > standing(a.Subscriptions[best].Status) {
+			best = i
+		}
+	}
+	if best < 0 {
+		return Subscription{}, false
+	}
+	return a.Subscriptions[best], true
+}
+
+// Live returns the live subscriptions, newest first. Whoever has one of them
+// gets no second one.
+func (a *Account) Live() []Subscription {
+	var live []Subscription
+	for _, s := range a.Subscriptions {
+		if s.Status.Live() {
+			live = append(live, s)
+		}
+	}
+	return live
+}
+
+// standing orders the statuses by how much they are worth.
+func standing(s Status) int {
+	switch s {
+	case StatusActive, StatusTrialing:
+		return 6
+	case StatusPastDue:
+		return 5
+	case StatusUnpaid, StatusPaused:
+		return 3
+	case StatusIncomplete:
+		return 2
+	case StatusCanceled:
+		return 1
+	case StatusIncompleteExpired, "":
+		return 0
+	}
+	return 4 // unknown
+}
+
+// incomplete reports whether a subscription waits for its first payment.
+func (a *Account) incomplete() bool {
+	return slices.ContainsFunc(a.Subscriptions, func(s Subscription) bool { return s.Status == StatusIncomplete })
+}
+
+func (a *Account) subscription(id string) *Subscription {
+	for i := range a.Subscriptions {
+		if a.Subscriptions[i].ID == id {
+			return &a.Subscriptions[i]
+		}
+	}
+	return nil
+}
+
+func (a *Account) invoice(id string) *Invoice {
+	for i := range a.Invoices {
+		if a.Invoices[i].ID == id {
+			return &a.Invoices[i]
+		}
+	}
+	return nil
+}
+
+// UnpaidInvoices returns the open invoices of a subscription that were due
+// before now, oldest first: what dunning is about. The first invoice of a
+// subscription isn't among them: until it is paid there is no subscription.
+func (a *Account) UnpaidInvoices(subscription string) []Invoice {
+	var unpaid []Invoice
+	for _, inv := range a.Invoices {
+		if inv.SubscriptionID == subscription && inv.AmountRemaining > 0 && inv.BillingReason != "subscription_create" &&
+			(inv.Status == InvoiceOpen || inv.Status == InvoiceUncollectible) {
+			unpaid = append(unpaid, inv)
+		}
+	}
+	slices.SortStableFunc(unpaid, func(x, y Invoice) int { return x.Created.Compare(y.Created) })
+	return unpaid
+}
+
+// trimInvoices keeps the newest MaxInvoices and the open ones.
+func trimInvoices(invoices []Invoice) []Invoice {
+	slices.SortStableFunc(invoices, func(x, y Invoice) int {
+		if c := y.Created.Compare(x.Created); c != 0 {
+			return c
+		}
+		return compareIDs(y.ID, x.ID)
+	})
+	kept := invoices[:0:0]
+	for i, inv := range invoices {
+		if i < MaxInvoices || inv.Status == InvoiceOpen {
+			kept = append(kept, inv)
+		}
+	}
+	return kept
+}
+
+func compareIDs(x, y string) int {
+	switch {
+	case x < y:
+		return -1
+	case x > y:
+		return 1
+	}
+	return 0
+}
+
+// Clone returns a copy that shares nothing that this package changes in
+// place.
+func (a Account) Clone() Account {
+	data, err := json.Marshal(a)
+	if err != nil {
+		panic("billing: account doesn't encode: " + err.Error()) // plain data: can't happen
+	}
+	c := Account{ID: a.ID, CustomerID: a.CustomerID, Version: a.Version, SyncedAt: a.SyncedAt, DueAt: a.DueAt}
+	if err := json.Unmarshal(data, &c); err != nil {
+		panic("billing: account doesn't decode: " + err.Error())
+	}
+	return c
+}

@@ -1,0 +1,62 @@
+// Package billing gives an application plans, subscriptions and payments: a
+// catalogue, a service over a payment provider, and the answer to the question
+// that every request asks, which is what this account may do now.
+//
+// # Most of it
+//
+//	catalog, err := billing.LoadCatalog(files, "plans.yaml")
+//	store := billingpg.New(pool)            // or billingmem.New()
+//	gateway, err := billingstripe.New(...)  // or billingtest.NewGateway(catalog, nil)
+//	svc, err := billing.New(catalog, store, gateway, billing.Config{
+//		Handle: func(ctx context.Context, n billing.Notice) error { … },
+//	})
+//	go svc.Run(ctx)
+//	mux.Handle("POST /webhook", svc.Webhook())
+//
+//	page, err := svc.Checkout(ctx, account, billing.CheckoutOrder{…}) // redirect to page.URL
+//	decision, err := svc.Access(ctx, account)                         // decision.Plan, .Limit, .Has, .Upgrade
+//
+// The catalogue is a file, read strictly: plans in the order of upgrade, the
+// one without prices for everybody without a subscription, each limit stated by
+// every plan.
+//
+//	features:
+//	  api: API access
+//	plans:
+//	  - id: free
+//	    limits: {requests: 10/minute, documents: 10/period}
+//	  - id: pro
+//	    name: Pro
+//	    features: [api]
+//	    limits: {requests: 100/minute, documents: unlimited}
+//	    prices:
+//	      - {amount: 9.99 USD, every: month}   # lookup key pro_month_usd
+//
+// # What is guaranteed
+//
+// The provider is the truth, and a webhook is a hint. A webhook request is
+// verified, stored with its exact bytes, and answered 200 only then. Run reads
+// the inbox, fetches the state of each customer once for all of its events,
+// and stores it, with the mark that the events are done and the notices that
+// follow from it, in one atomic step. So events that are duplicated, reordered
+// or late lead to the same state and the same notices; an event whose handling
+// fails comes again, at last as a dead one that Replay brings back; one that
+// never came is found by Reconcile. While the provider can't be reached, the
+// events' own snapshots are merged, and replaced as soon as it can.
+//
+// Writes to the provider are stored as intents, with their idempotency key,
+// before they are made. A process that dies anywhere leaves an intent that Run
+// takes up, with one effect. An account has one customer and one live
+// subscription, from however many clicks, processes and pages.
+//
+// Access, Limit and Quota read the store alone: they go on working while the
+// provider is down, and Decision.Stale says so.
+//
+// Notices come at least once, in Config.Handle, with IDs derived from what
+// they are about; see Notice.
+//
+// # A store, a gateway of one's own
+//
+// Implement Store and run billingtest.TestStore on it; implement Gateway for
+// another provider. No type of a provider appears in this package.
+package billing
