@@ -283,7 +283,7 @@ func Threshold(limit int64, percent int) int64 {
 
 func noticeID(account, meter string, from time.Time, percent int) string {
 	key := KeyOf(meter, account+"\x00"+strconv.FormatInt(from.UnixMicro(), 10)+"\x00"+strconv.Itoa(percent))
-	return "ntc_" + ownID(key)[len("use_"):]
+	return "ntc_" + IDOf(key)[len("use_"):]
 }
 
 func (c *Counter) decision(op Op, allowed bool) Decision {

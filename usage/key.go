@@ -24,5 +24,5 @@ func stampKey(key *[16]byte, now time.Time) {
 	key[8] = key[8]&0x3f | 0x80
 }
 
-// ownID is the ID of an event whose key was made here.
-func ownID(key [16]byte) string { return "use_" + hex.EncodeToString(key[:]) }
+// IDOf returns the ID of an event whose key was made by this package.
+func IDOf(key [16]byte) string { return "use_" + hex.EncodeToString(key[:]) }

@@ -31,7 +31,7 @@ func (s *Service) DeliverNotices(ctx context.Context, deliver func(context.Conte
 			failed = append(failed, fmt.Errorf("usage: deliver notice %s: %w", n.ID, err))
 			continue // due again when the claim ends
 		}
-		if err := s.store.NoticeDone(ctx, n.ID, s.now()); err != nil {
+		if err := s.store.NoticeDone(ctx, n, s.now()); err != nil {
 			return delivered, errors.Join(append(failed, err)...)
 		}
 		delivered++

@@ -78,7 +78,7 @@ type NoticeStore interface {
 	// the given instant.
 	ClaimNotices(ctx context.Context, now, until time.Time, n int) ([]Notice, error)
 	// NoticeDone marks a notice as delivered.
-	NoticeDone(ctx context.Context, id string, now time.Time) error
+	NoticeDone(ctx context.Context, n Notice, now time.Time) error
 	// Notices returns the account's notices, newest first, at most n.
 	Notices(ctx context.Context, account string, n int) ([]Notice, error)
 }

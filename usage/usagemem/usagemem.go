@@ -138,6 +138,9 @@ func compareEntries(a, b usage.Entry) int {
 // add inserts an event at its place: nearly always the end.
 func (l *eventLog) add(e usage.Entry) {
 	l.hashes[e.Key] = e.Hash
+	if e.ID == "" && e.Account != "" {
+		e.ID = usage.IDOf(e.Key)
+	}
 	if n := len(l.entries); n == 0 || compareEntries(l.entries[n-1], e) < 0 {
 		l.entries = append(l.entries, e)
 		return
@@ -354,13 +357,13 @@ func (s *Store) ClaimNotices(ctx context.Context, now, until time.Time, n int) (
 }
 
 // NoticeDone implements usage.NoticeStore.
-func (s *Store) NoticeDone(ctx context.Context, id string, _ time.Time) error {
-	return s.each(func(a *account) error {
-		if x := a.notices[id]; x != nil {
-			x.done = true
-		}
-		return ctx.Err()
-	})
+func (s *Store) NoticeDone(ctx context.Context, n usage.Notice, _ time.Time) error {
+	a, unlock := s.lock(n.Account)
+	defer unlock()
+	if x := a.notices[n.ID]; x != nil {
+		x.done = true
+	}
+	return ctx.Err()
 }
 
 // Notices implements usage.NoticeStore.

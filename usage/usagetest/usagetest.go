@@ -259,7 +259,7 @@ func claims(t *testing.T, s usage.Store) {
 	again, err = s.ClaimNotices(k.ctx, start.Add(time.Minute), start.Add(2*time.Minute), 10)
 	require.NoError(t, err)
 	require.Equal(t, first, again, "the claim is over")
-	require.NoError(t, s.NoticeDone(k.ctx, first[0].ID, start))
+	require.NoError(t, s.NoticeDone(k.ctx, first[0], start))
 	again, err = s.ClaimNotices(k.ctx, start.Add(time.Hour), start.Add(2*time.Hour), 10)
 	require.NoError(t, err)
 	require.Empty(t, again, "delivered")
