@@ -68,7 +68,9 @@ func (a *App) api(mux *http.ServeMux) error {
 	person("POST /api/v1/api-keys/{id}/rotate", a.apiRotateKey)
 	person("DELETE /api/v1/api-keys/{id}", a.apiRevokeKey)
 
-	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, map[string]string{"status": "ok"}) })
+	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
+	})
 	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, r *http.Request) {
 		if err := a.Ready(r.Context()); err != nil {
 			a.Log.WarnContext(r.Context(), "kolekt: not ready", "err", err)

@@ -79,7 +79,7 @@ func New(cfg Config) (*App, error) {
 		}
 		var windows []ratelimit.Window
 		if !limit.Unlimited() {
-			windows = append(windows, ratelimit.Rate(limit.N, limit.Per))
+			windows = append(windows, ratelimit.Rate("requests", limit.N, limit.Per))
 		}
 		if a.plans[plan.ID], err = ratelimit.NewPlan(plan.ID, windows...); err != nil {
 			return nil, err
