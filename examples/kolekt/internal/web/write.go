@@ -156,6 +156,14 @@ func (a *App) makePage(w http.ResponseWriter, r *http.Request, v *visit) error {
 	case errors.As(err, &quota):
 		return a.quotaPage(w, r, v, quota)
 	case errors.As(err, &fast):
+		// Of two reasons, the one that seconds won't cure.
+		d, err := a.Usage.Quota(r.Context(), v.user.ID, meterKolekts)
+		if err != nil {
+			return err
+		}
+		if d.Remaining == 0 {
+			return a.quotaPage(w, r, v, &overQuota{d})
+		}
 		return a.ratePage(w, r, v, fast)
 	case err != nil:
 		return err
