@@ -94,10 +94,10 @@ func TestFromSignUpToPaidToAdmin(t *testing.T) {
 	b.shots(dir, "paid")
 
 	b.open("/account", 200)
-	b.sees("Pro", "$9.99 a month", "Active", "10 of 100", "Next charge: $9.99", "Paid")
+	b.sees("Pro", "$9.99 a month", "Active", "0 of 100", "Next charge: $9.99", "Paid")
 	b.write("The eleventh thought goes through at once.", 200)
 	b.open("/account", 200)
-	b.sees("11 of 100")
+	b.sees("1 of 100")
 	b.shots(dir, "account")
 
 	b.press("Card and invoices")
@@ -144,7 +144,7 @@ func TestADeclinedCardChangesNothingAndAnotherOnePays(t *testing.T) {
 	b.fill("exp", "12/40")
 	b.fill("cvc", "123")
 	b.fill("name", "Bob")
-	b.load(402, chromedp.Click(chromedp.CSS("#pay")))
+	b.load(422, chromedp.Click(chromedp.CSS("#pay")))
 	b.sees("declined")
 	b.shots(dir, "checkout-declined")
 	page, err := chromedp.Run(b.ctx, chromedp.Location())
