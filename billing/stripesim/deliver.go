@@ -108,7 +108,7 @@ func (s *Simulator) addEndpoint(e Endpoint) (*endpoint, error) {
 		e.URL = "http://in-process.invalid/webhook"
 	}
 	if e.APIVersion != "" && versionRank(e.APIVersion) < 0 {
-		return nil, invalid("Endpoint.APIVersion %q is not one of %s", e.APIVersion, strings.Join(Versions, ", "))
+		return nil, invalid("Endpoint.APIVersion %q is not one of %s", e.APIVersion, strings.Join(Versions(), ", "))
 	}
 	if e.Secret == "" {
 		e.Secret = s.newID("whsec_")

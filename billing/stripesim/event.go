@@ -28,7 +28,7 @@ func (e *event) render(*Simulator) object {
 	}
 	request := object{"id": optional(e.cause.requestID), "idempotency_key": optional(e.cause.idempotencyKey)}
 	return object{
-		"id": e.id, "object": kindEvent, "api_version": Versions[0], "created": e.created, "data": data,
+		"id": e.id, "object": kindEvent, "api_version": firstVersion, "created": e.created, "data": data,
 		"livemode": false, "pending_webhooks": e.pending(), "request": request, "type": e.typ,
 	}
 }

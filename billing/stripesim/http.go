@@ -135,7 +135,7 @@ func (s *Simulator) answerTo(r *http.Request, path, version, requestID string) a
 		return fail(err)
 	}
 	if versionRank(version) < 0 {
-		return fail(badRequest("", "", "Invalid Stripe API version: %s. The simulator renders %s.", clip(version), strings.Join(Versions, ", ")))
+		return fail(badRequest("", "", "Invalid Stripe API version: %s. The simulator renders %s.", clip(version), strings.Join(Versions(), ", ")))
 	}
 	parts := strings.Split(strings.Trim(path, "/"), "/")
 	rt, vars := s.route(r.Method, parts)

@@ -149,7 +149,7 @@ func (s *Simulator) resolveAll(list []any) []any {
 
 // plain renders an object without any expansion, in the first version.
 func (s *Simulator) plain(e entity) object {
-	out, err := s.present(e, Versions[0], nil, "")
+	out, err := s.present(e, firstVersion, nil, "")
 	if err != nil {
 		panic("stripesim: rendering without expansion failed: " + err.Error()) // no input can lead here
 	}

@@ -111,6 +111,19 @@ func newRoutes() []*route {
 	get("/v1/refunds/{id}", "", (*Simulator).fetchRefund, "")
 	post("/v1/refunds/{id}", "metadata:map", (*Simulator).updateRefund, "")
 
+	creditParams := "invoice! amount:int reason:=duplicate|fraudulent|order_change|product_unsatisfactory memo refund_amount:int credit_amount:int out_of_band_amount:int" +
+		" metadata:map lines[].type:=custom_line_item|invoice_line_item lines[].invoice_line_item lines[].description lines[].quantity:int lines[].amount:int lines[].unit_amount:int"
+	post("/v1/credit_notes", creditParams, (*Simulator).createCreditNote, "no tax; a discount is not split out")
+	get("/v1/credit_notes", "customer invoice"+listing, (*Simulator).listCreditNotes, "")
+	get("/v1/credit_notes/preview", creditParams, (*Simulator).previewCreditNote, "")
+	get("/v1/credit_notes/{id}", "", (*Simulator).fetchCreditNote, "")
+	post("/v1/credit_notes/{id}", "memo metadata:map", (*Simulator).updateCreditNote, "")
+	post("/v1/credit_notes/{id}/void", "", (*Simulator).voidCreditNote, "")
+	get("/v1/credit_notes/{id}/lines", listing, (*Simulator).creditLines, "")
+	get("/v1/disputes", "charge payment_intent created:range"+listing, (*Simulator).listDisputes, "made by Simulator.Dispute")
+	get("/v1/disputes/{id}", "", (*Simulator).fetchDispute, "")
+	post("/v1/disputes/{id}/close", "", (*Simulator).closeDispute, "")
+
 	post("/v1/checkout/sessions", "mode:=subscription|setup|~payment customer customer_email client_reference_id success_url cancel_url line_items[].price"+
 		" line_items[].quantity:int allow_promotion_codes:bool expires_at:time metadata:map payment_method_types:list payment_method_collection:=always|if_required"+
 		" subscription_data.metadata:map subscription_data.description subscription_data.trial_end:time subscription_data.trial_period_days:int"+
