@@ -237,18 +237,20 @@ func (d *guarded) alone(ctx context.Context, req Request) (Outcome, error) {
 		d.guard.alone.Add(1)
 	}
 	if d.closed != 0 {
-		out := Outcome{Now: time.Now().UnixMicro(), Over: d.closed, Source: FromFailure, Plan: d.plan}
+		out := Outcome{Now: time.Now().UnixMicro()}
 		for i := range d.plan.rules {
 			if d.closed&(1<<i) != 0 {
-				out.Levels[i].Wait = closedWait
+				out.SetOver(i, false, closedWait)
 			}
 		}
+		out.setSource(FromFailure)
 		return out, nil
 	}
 	out, err := d.local.Decide(ctx, req)
-	out.Source, out.Plan = FromLocal, d.plan
 	if d.plan.shadow == 1<<len(d.plan.rules)-1 {
-		out.Source = FromFailure // every window is open
+		out.setSource(FromFailure) // every window is open
+	} else {
+		out.setSource(FromLocal)
 	}
 	return out, err
 }

@@ -154,8 +154,10 @@ func (l *Limiter) do(ctx context.Context, op Op, c *Call, d *Decision) (err erro
 		d.Allowed, d.Source = true, FromPlan
 		return nil
 	}
-	decider, err := l.bind(plan)
-	if err != nil {
+	var decider Decider
+	if b := plan.bound.Load(); b != nil && b.limiter == l {
+		decider = b.decider
+	} else if decider, err = l.bind(plan); err != nil {
 		return err
 	}
 	var spans *Spans
@@ -163,7 +165,7 @@ func (l *Limiter) do(ctx context.Context, op Op, c *Call, d *Decision) (err erro
 		spans = l.spans(plan, c.Anchor)
 	}
 	d.out, err = decider.Decide(ctx, Request{Key: c.Key, Cost: c.Cost, Op: op, Spans: spans})
-	if err == nil && d.out.Stale {
+	if err == nil && d.out.Stale() {
 		spans, err = l.freshen(ctx, decider, op, c, plan, &d.out)
 	}
 	if err != nil {
@@ -171,6 +173,11 @@ func (l *Limiter) do(ctx context.Context, op Op, c *Call, d *Decision) (err erro
 		return err
 	}
 	d.plan, d.cost, d.spans = plan, c.Cost, spans
+	if d.Source = d.out.source(); d.Source != FromStore {
+		if alone, ok := decider.(*guarded); ok {
+			d.plan, d.asked = alone.plan, plan
+		}
+	}
 	d.conclude()
 	if l.events != nil && op == Take {
 		l.events.hear(ctx, l.name, c.Key, d)
@@ -212,7 +219,7 @@ func (l *Limiter) freshen(ctx context.Context, decider Decider, op Op, c *Call, 
 			plan.spans.Store(spans)
 		}
 		*out, err = decider.Decide(ctx, Request{Key: c.Key, Cost: c.Cost, Op: op, Spans: spans})
-		if err != nil || !out.Stale {
+		if err != nil || !out.Stale() {
 			return spans, err
 		}
 	}

@@ -68,7 +68,7 @@ type Request struct {
 type Decider interface {
 	// Decide performs req in one atomic step: nobody sees or charges a part of
 	// it. When a span doesn't contain the store's clock, and Op isn't Adjust,
-	// it does nothing and reports Stale.
+	// it does nothing and answers SetStale.
 	//
 	// The rules, with now the store's clock in microseconds:
 	//
@@ -95,32 +95,82 @@ type Decider interface {
 	Decide(ctx context.Context, req Request) (Outcome, error)
 }
 
-// Outcome is a store's answer.
+// Outcome is a store's answer: where each window stands after the operation.
+// It is kept small enough to travel in registers.
 type Outcome struct {
 	// Now is the store's clock, in microseconds since the Unix epoch.
 	Now int64
-	// Over has bit i set when window i had no room for the cost.
-	Over uint8
-	// Stale says that nothing was done, because a span doesn't contain Now.
-	Stale bool
-	// Source says who answered, and Plan by which plan if not by the one that
-	// was prepared. A Guard sets them; stores leave them alone.
-	Source Source
-	Plan   *Plan
-	// Levels are by window, after the operation.
-	Levels [MaxWindows]Level
+
+	bits uint64 // see the offsets below
+	wait int64  // of the window in bits
+	used [1]int64
+	more struct{ b, c, d int64 } // of windows 1 to 3: longer arrays leave the registers
 }
 
-// Level is the state of a window.
-type Level struct {
-	// Used is, of a bucket, its debt in microseconds; of the others, units.
-	Used int64
-	// Wait is, of a window that is over, in how many microseconds the cost will
-	// have room if nothing else happens; WaitForever if never.
-	Wait int64
+// Offsets in Outcome.bits.
+const (
+	overBits   = 0  // MaxWindows bits: windows without room
+	worstBits  = 8  // the one that takes longest, and isn't a shadow
+	sourceBits = 16 // Source
+	staleBit   = 24
+)
+
+// SetUsed says what of window i is used: microseconds of debt of a bucket,
+// units of the others.
+func (o *Outcome) SetUsed(i int, n int64) {
+	switch i {
+	case 0:
+		o.used[0] = n
+	case 1:
+		o.more.b = n
+	case 2:
+		o.more.c = n
+	default:
+		o.more.d = n
+	}
 }
 
-// WaitForever is the Wait of a cost that is over the limit.
+// Used returns what of window i is used.
+func (o *Outcome) Used(i int) int64 {
+	switch i {
+	case 0:
+		return o.used[0]
+	case 1:
+		return o.more.b
+	case 2:
+		return o.more.c
+	default:
+		return o.more.d
+	}
+}
+
+// SetOver says that window i had no room for the cost, and in how many
+// microseconds it would have if nothing else happens; WaitForever if never.
+func (o *Outcome) SetOver(i int, shadow bool, wait int64) {
+	if !shadow && (wait > o.wait || o.wait == 0) {
+		o.wait = wait
+		o.bits = o.bits&^(0xff<<worstBits) | uint64(i)<<worstBits
+	}
+	o.bits |= 1 << (overBits + i)
+}
+
+// Over returns a bit for each window that had no room.
+func (o *Outcome) Over() uint8 { return uint8(o.bits >> overBits) }
+
+// SetStale says that nothing was done, because a span doesn't contain Now.
+func (o *Outcome) SetStale() { o.bits |= 1 << staleBit }
+
+// Stale reports whether nothing was done.
+func (o *Outcome) Stale() bool { return o.bits>>staleBit&1 != 0 }
+
+// worst returns the window that refused and takes longest, if any isn't a
+// shadow, and its wait.
+func (o *Outcome) worst() (i int, wait int64) { return int(o.bits >> worstBits & 0xff), o.wait }
+
+func (o *Outcome) source() Source     { return Source(o.bits >> sourceBits) }
+func (o *Outcome) setSource(s Source) { o.bits |= uint64(s) << sourceBits }
+
+// WaitForever is the wait for a cost that is over the limit.
 const WaitForever = math.MaxInt64
 
 // Source says who took a decision.

@@ -156,32 +156,33 @@ func (d *decider) outcome(now int64, reply []int64, req *ratelimit.Request, i in
 	out := ratelimit.Outcome{Now: now}
 	admitted := reply[0]
 	if admitted < 0 {
-		out.Stale = true
+		out.SetStale()
 		return out
 	}
 	for w := range d.rules {
-		level := &out.Levels[w]
-		level.Used = reply[2+2*w]
+		used := reply[2+2*w]
 		if later := admitted - 1 - i; later > 0 {
 			// Those behind this one were charged after it.
-			unit := max(d.rules[w].Interval, 1)
-			if d.rules[w].Algorithm == ratelimit.Rolling {
-				unit = 1
+			unit := req.Cost
+			if d.rules[w].Algorithm == ratelimit.Bucket {
+				unit *= d.rules[w].Interval
 			}
-			level.Used -= later * req.Cost * unit
+			used -= later * unit
 		}
+		out.SetUsed(w, used)
 	}
 	if i < admitted && d.merges && req.Op == ratelimit.Take {
 		return out // what the reply says of waiting is about those refused
 	}
-	out.Over = uint8(reply[1])
 	for w := range d.rules {
-		if out.Over&(1<<w) == 0 {
+		if reply[1]&(1<<w) == 0 {
 			continue
 		}
-		if out.Levels[w].Wait = reply[3+2*w]; out.Levels[w].Wait < 0 {
-			out.Levels[w].Wait = ratelimit.WaitForever
+		wait := reply[3+2*w]
+		if wait < 0 {
+			wait = ratelimit.WaitForever
 		}
+		out.SetOver(w, d.rules[w].Shadow, wait)
 	}
 	return out
 }

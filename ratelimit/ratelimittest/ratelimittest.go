@@ -447,7 +447,7 @@ func testStale(t *testing.T, h *harness) {
 	} {
 		out, err := d.Decide(context.Background(), ratelimit.Request{Key: "k", Cost: 1, Spans: &ratelimit.Spans{span}})
 		require.NoError(t, err)
-		require.True(t, out.Stale)
+		require.True(t, out.Stale())
 		require.Positive(t, out.Now)
 	}
 	// An application server with a wrong clock doesn't change the decision.
