@@ -21,6 +21,8 @@ require (
 	golang.org/x/net v0.56.0
 	golang.org/x/crypto v0.55.0
 	golang.org/x/net v0.57.0
+	go.uber.org/goleak v1.3.0
+	golang.org/x/crypto v0.46.0
 	golang.org/x/sync v0.22.0
 	golang.org/x/text v0.41.0
 	pgregory.net/rapid v1.3.0

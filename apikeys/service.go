@@ -298,7 +298,7 @@ func (s *Service) RevokeBefore(ctx context.Context, by Actor, t time.Time) error
 		return by.valid()
 	case !by.Operator:
 		return &FieldError{"Actor", "only an Operator may revoke everybody's keys"}
-	case t.IsZero() || t.After(now):
+	case t.IsZero() || t.After(s.now()):
 		return &FieldError{"t", "want an instant that is past"}
 	}
 	// Up to the next whole microsecond, which is what stores can tell apart.

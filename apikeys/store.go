@@ -34,7 +34,8 @@ type Store interface {
 	// another one has is ErrDuplicate.
 	Change(ctx context.Context, sel Selection, decide func(found []Record) (Delta, error)) error
 
-	// Find returns the record with one of the hashes, or ErrNotFound.
+	// Find returns the record with the first of the hashes that any record
+	// has, or ErrNotFound.
 	Find(ctx context.Context, hashes []Hash) (Record, error)
 
 	// Rehash replaces the hash old of a key by the new hash, its pepper, and

@@ -88,7 +88,7 @@ const columns = `
 
 const (
 	findOneSQL  = `select` + columns + ` where k.hash = $1`
-	findManySQL = `select` + columns + ` where k.hash = any ($1) limit 1`
+	findManySQL = `select` + columns + ` where k.hash = any ($1) order by array_position($1, k.hash) limit 1`
 
 	// The head is locked before anything is read: changes follow one another,
 	// so that none sees what another is about to replace, the log has no

@@ -136,11 +136,16 @@ func unknownHash(t *testing.T, s apikeys.Store) {
 }
 
 func findTriesEveryHash(t *testing.T, s apikeys.Store) {
-	r := NewRecord(acct, start)
-	put(t, s, NewRecord(acct, start), r)
+	r, other := NewRecord(acct, start), NewRecord(acct, start)
+	put(t, s, other, r)
 	got, err := s.Find(context.Background(), []apikeys.Hash{{1}, {2}, r.Hash})
 	require.NoError(t, err)
 	require.Equal(t, r.ID, got.ID)
+	for _, two := range [][2]apikeys.Record{{r, other}, {other, r}} {
+		got, err := s.Find(context.Background(), []apikeys.Hash{two[0].Hash, two[1].Hash})
+		require.NoError(t, err)
+		require.Equal(t, two[0].ID, got.ID, "the first that matches")
+	}
 }
 
 func failedDecision(t *testing.T, s apikeys.Store) {
