@@ -281,6 +281,14 @@ func (s *Service) WithStore(store Store) *Service {
 	return &c
 }
 
+// WithTransport returns a Service that is the same but for its transport, for
+// tests and for one stream that goes another way.
+func (s *Service) WithTransport(t Transport) *Service {
+	c := *s
+	c.transport = t
+	return &c
+}
+
 func (s *Service) now() time.Time { return s.cfg.Now().UTC().Truncate(time.Microsecond) }
 
 func mac(key []byte, parts ...string) []byte {
@@ -420,7 +428,11 @@ func (k *Kind[T]) Prepare(s *Service, to To, data T, key string, opts ...Option)
 	if !o.until.IsZero() {
 		m.ExpiresAt = o.until.UTC().Truncate(time.Microsecond)
 	}
-	e := Enqueue{Mail: m, Supersedes: def.supersedes}
+	e := Enqueue{Mail: m}
+	if m.Account == "" {
+		return e, nil // nobody to coalesce, supersede or count for
+	}
+	e.Supersedes = def.supersedes
 	if def.coalesce > 0 {
 		e.Group = def.group
 	}
