@@ -11,9 +11,12 @@ import (
 	"time"
 
 	"github.com/kolekt/commerce/billing"
+	"github.com/kolekt/commerce/billing/revenue"
+	"github.com/kolekt/commerce/examples/kolekt/internal/ledger"
 	"github.com/kolekt/commerce/examples/kolekt/internal/users"
 	"github.com/kolekt/commerce/examples/kolekt/internal/web"
 	"github.com/kolekt/commerce/mailer"
+	"github.com/kolekt/commerce/mailer/mailersmtp"
 	"github.com/kolekt/commerce/usage"
 )
 
@@ -28,6 +31,7 @@ type Mails struct {
 	// are sent.
 	Captured func() []web.CapturedMail
 
+	ledger ledger.Store
 	kinds  *mailer.ShippedKinds
 	verify *mailer.Kind[linkMail]
 	reset  *mailer.Kind[linkMail]
@@ -37,8 +41,8 @@ type Mails struct {
 	log    *slog.Logger
 }
 
-func newMails(cfg Config, store mailer.Store, people *users.Service, now func() time.Time, log *slog.Logger) (*Mails, error) {
-	m := &Mails{people: people, url: cfg.PublicURL, now: now, log: log}
+func newMails(cfg Config, stores *Stores, people *users.Service, now func() time.Time, log *slog.Logger) (*Mails, error) {
+	m := &Mails{ledger: stores.Ledger, people: people, url: cfg.PublicURL, now: now, log: log}
 	templates, err := fs.Sub(files, "mail")
 	if err != nil {
 		return nil, err
@@ -61,7 +65,7 @@ func newMails(cfg Config, store mailer.Store, people *users.Service, now func() 
 	if err != nil {
 		return nil, err
 	}
-	m.Service, err = mailer.New(store, transport, mailer.Config{
+	m.Service, err = mailer.New(stores.Mail, transport, mailer.Config{
 		From: mailer.Address{Name: "Kolekt", Email: cfg.FromEmail}, Secret: cfg.Derive("mailer"), Kinds: append(m.kinds.All(), m.verify, m.reset),
 		Brand: mailer.Brand{Name: "Kolekt", URL: cfg.PublicURL, Accent: "#3142c9"}, PublicURL: cfg.PublicURL + "/mail/unsubscribe", Logger: log, Now: now,
 	})
@@ -70,7 +74,7 @@ func newMails(cfg Config, store mailer.Store, people *users.Service, now func() 
 
 func (m *Mails) transport(cfg Config) (mailer.Transport, error) {
 	if cfg.SMTPServer != "" {
-		return nil, errors.New("SMTP_SERVER isn't supported yet")
+		return mailersmtp.New(mailersmtp.Config{Host: cfg.SMTPServer, Port: cfg.SMTPPort, Username: cfg.SMTPUsername, Password: cfg.SMTPPassword})
 	}
 	capture := mailer.NewCapture()
 	m.Captured = func() []web.CapturedMail {
@@ -139,8 +143,12 @@ func (m *Mails) planName(id string) string {
 	return id
 }
 
-// Billing sends what a person should know about money.
+// Billing writes what happened into the ledger of revenue, and sends what a
+// person should know about it.
 func (m *Mails) Billing(ctx context.Context, n billing.Notice) error {
+	if err := m.record(ctx, n); err != nil {
+		return fmt.Errorf("notice %s: %w", n.ID, err)
+	}
 	u, err := m.people.Store().ByID(ctx, n.Account)
 	if errors.Is(err, users.ErrNotFound) {
 		return nil // erased meanwhile
@@ -179,4 +187,21 @@ func (m *Mails) billing(ctx context.Context, n billing.Notice, u users.User) err
 		_, err = m.kinds.TrialEnding.Enqueue(ctx, m.Service, to(u), mailer.TrialEnding{Plan: m.planName(n.Plan), EndsAt: sub.TrialEnd, ManageURL: account}, mailer.Key(n.ID))
 	}
 	return err
+}
+
+// record appends the subscription as it is now. The notice's ID makes it once.
+func (m *Mails) record(ctx context.Context, n billing.Notice) error {
+	if n.SubscriptionID == "" {
+		return nil
+	}
+	acc, err := m.Plans.Account(ctx, n.Account)
+	if err != nil {
+		return err
+	}
+	for _, s := range acc.Subscriptions {
+		if s.ID == n.SubscriptionID {
+			return m.ledger.Append(ctx, n.ID, revenue.Change{At: n.At, Account: n.Account, Subscription: s})
+		}
+	}
+	return nil
 }

@@ -77,7 +77,7 @@ func serve(ctx context.Context, cfg Config, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	post, err := newMails(cfg, stores.Mail, people, stripe.Now, log) // captured, or SMTP
+	post, err := newMails(cfg, stores, people, stripe.Now, log) // captured, or SMTP
 	if err != nil {
 		return err
 	}
@@ -95,7 +95,7 @@ func serve(ctx context.Context, cfg Config, out io.Writer) error {
 	}
 	keys, err := apikeys.New(stores.Keys, apikeys.Config{
 		Prefix: "kolekt", Environment: cfg.Environment(), Scopes: web.Scopes(), Now: stripe.Now, Logger: log,
-		Peppers: []apikeys.Pepper{{ID: 1, Secret: cfg.Derive("apikeys")}},
+		Bus: stores.KeyBus, Peppers: []apikeys.Pepper{{ID: 1, Secret: cfg.Derive("apikeys")}},
 	})
 	if err != nil {
 		return err
@@ -112,7 +112,7 @@ func serve(ctx context.Context, cfg Config, out io.Writer) error {
 
 	app, err := web.New(web.Config{
 		PublicURL: cfg.PublicURL, Users: people, Sessions: newSessions(cfg, stores), Kolekts: stores.Kolekts, Atomically: stores.Atomically(meters),
-		Billing: subscriptions, Accounts: stores.Billing, Usage: meters, Requests: requests, Logins: logins, Keys: keys, Mail: post,
+		Billing: subscriptions, Accounts: stores.Billing, Ledger: stores.Ledger, Usage: meters, Requests: requests, Logins: logins, Keys: keys, Mail: post,
 		Ready: stores.Ready, Trusted: cfg.TrustedProxies, Now: stripe.Now, Log: log,
 		Dev: development(cfg, stores, stripe, post, subscriptions), FormTargets: stripe.Origins,
 	})

@@ -16,6 +16,7 @@ import (
 	"github.com/kolekt/commerce/apikeys"
 	"github.com/kolekt/commerce/billing"
 	"github.com/kolekt/commerce/examples/kolekt/internal/kolekts"
+	"github.com/kolekt/commerce/examples/kolekt/internal/ledger"
 	"github.com/kolekt/commerce/examples/kolekt/internal/pages"
 	"github.com/kolekt/commerce/examples/kolekt/internal/users"
 	"github.com/kolekt/commerce/internal/problem"
@@ -34,6 +35,7 @@ type Config struct {
 
 	Billing  *billing.Service
 	Accounts billing.Store // for the administrator's lists
+	Ledger   ledger.Store  // what happened to subscriptions
 	Usage    *usage.Service
 	Requests *ratelimit.Limiter // requests of an account
 	Logins   *ratelimit.Limiter // attempts to log in
