@@ -112,7 +112,7 @@ func serve(ctx context.Context, cfg Config, out io.Writer) error {
 
 	app, err := web.New(web.Config{
 		PublicURL: cfg.PublicURL, Users: people, Sessions: newSessions(cfg, stores), Kolekts: stores.Kolekts, Atomically: stores.Atomically(meters),
-		Billing: subscriptions, Accounts: stores.Billing, Ledger: stores.Ledger, Usage: meters, Requests: requests, Logins: logins, Keys: keys, Mail: post,
+		Billing: subscriptions, Accounts: stores.Billing, Ledger: stores.Ledger, Usage: meters, Requests: requests, Logins: logins, Keys: keys, Mail: post, Outbox: post.Service,
 		Ready: stores.Ready, Trusted: cfg.TrustedProxies, Now: stripe.Now, Log: log,
 		Dev: development(cfg, stores, stripe, post, subscriptions), FormTargets: stripe.Origins,
 	})

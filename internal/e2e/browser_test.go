@@ -208,6 +208,9 @@ func (b *browser) shots(dir, name string) {
 			require.NoError(b.t, err)
 			b.t.Fatalf("%s is %d wide in a window of %d: %s", name, wide, v.width, who)
 		}
+		if v.width == 1280 || !v.dark {
+			b.accessible(name + "-" + v.suffix)
+		}
 		beyond := true
 		size, err := chromedp.Call(b.ctx, page.GetLayoutMetrics, struct{}{})
 		require.NoError(b.t, err)

@@ -20,6 +20,7 @@ import (
 	"github.com/kolekt/commerce/examples/kolekt/internal/pages"
 	"github.com/kolekt/commerce/examples/kolekt/internal/users"
 	"github.com/kolekt/commerce/internal/problem"
+	"github.com/kolekt/commerce/mailer"
 	"github.com/kolekt/commerce/ratelimit"
 	"github.com/kolekt/commerce/usage"
 )
@@ -41,6 +42,7 @@ type Config struct {
 	Logins   *ratelimit.Limiter // attempts to log in
 	Keys     *apikeys.Service
 	Mail     Mail
+	Outbox   *mailer.Service // for the administrator's health page
 
 	// Ready says whether the stores answer.
 	Ready   func(ctx context.Context) error
@@ -61,10 +63,11 @@ type Mail interface {
 // App is the application.
 type App struct {
 	Config
-	pages *pages.Pages
-	plans map[string]*ratelimit.Plan // of requests, by the catalogue's plan
-	login *ratelimit.Plan
-	root  http.Handler
+	pages  *pages.Pages
+	plans  map[string]*ratelimit.Plan // of requests, by the catalogue's plan
+	login  *ratelimit.Plan
+	counts counts
+	root   http.Handler
 }
 
 // New returns the application.
@@ -140,11 +143,20 @@ func (a *App) routes() (http.Handler, error) {
 
 	admin("GET /admin", a.adminRevenue)
 	admin("GET /admin/users", a.adminUsers)
+	admin("GET /admin/users/{id}", a.adminUser)
+	admin("POST /admin/users/{id}/resync", a.adminResync)
+	admin("GET /admin/usage", a.adminUsage)
+	admin("GET /admin/health", a.adminHealth)
+	admin("POST /admin/health/replay/{id}", a.adminReplay)
+	admin("POST /admin/health/reconcile", a.adminReconcile)
+	admin("GET /admin/projections", a.adminProjections)
 
 	if a.Dev != nil {
 		a.Dev.routes(a, mux, page)
 	}
 	mux.Handle("GET /static/", a.pages.Static())
+	mux.Handle("/mail/unsubscribe/", a.Outbox.UnsubscribeHandler())
+	mux.HandleFunc("GET /metrics", a.metrics)
 	mux.Handle("POST /api/v1/payments/webhook", a.Billing.Webhook())
 	if err := a.api(mux); err != nil {
 		return nil, err
@@ -155,7 +167,7 @@ func (a *App) routes() (http.Handler, error) {
 	csrf.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, problem.Details{Status: http.StatusForbidden, Code: "cross_origin", Detail: "The request comes from another site."})
 	}))
-	return a.guard(csrf.Handler(a.Sessions.LoadAndSave(mux))), nil
+	return a.counted(a.guard(csrf.Handler(a.Sessions.LoadAndSave(mux)))), nil
 }
 
 // guard is the outermost layer: it turns a panic into a page and adds the

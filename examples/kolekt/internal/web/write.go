@@ -47,6 +47,7 @@ func (a *App) pace(ctx context.Context, account, plan string) error {
 	}
 	d, err := a.Requests.Allow(ctx, account, p, 1)
 	if err == nil && !d.Allowed {
+		a.counts.throttled.Add(1)
 		err = &tooFast{d}
 	}
 	return err
@@ -64,10 +65,14 @@ func (a *App) make(ctx context.Context, account string, draft kolekts.Draft) (ko
 			return err
 		}
 		if !d.Allowed {
+			a.counts.overQuota.Add(1)
 			return &overQuota{d}
 		}
 		return store.Add(ctx, k)
 	})
+	if err == nil {
+		a.counts.kolekts.Add(1)
+	}
 	return k, err
 }
 
