@@ -114,14 +114,18 @@ func (s *Stores) usePostgres(ctx context.Context, cfg Config) error {
 	}
 	s.Billing, s.Usage, s.Keys, s.KeyBus = billingpg.New(pool), usagepg.New(pool), apikeyspg.New(pool), apikeyspg.NewBus(pool)
 	s.Mail, s.Users, s.Kolekts, s.Ledger = mailerpg.New(pool), users.NewPostgres(pool), kolekts.NewPostgres(pool), ledger.NewPostgres(pool)
+	s.Sessions.(cleaner).StopCleanup()
 	s.Sessions = pgxstore.New(pool)
 	return nil
 }
 
+// cleaner is a store of sessions that removes old ones in the background.
+type cleaner interface{ StopCleanup() }
+
 // Close closes connections.
 func (s *Stores) Close() {
-	if p, ok := s.Sessions.(*pgxstore.PostgresStore); ok {
-		p.StopCleanup()
+	if c, ok := s.Sessions.(cleaner); ok {
+		c.StopCleanup()
 	}
 	if s.pool != nil {
 		s.pool.Close()

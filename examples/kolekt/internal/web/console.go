@@ -54,7 +54,7 @@ func (a *App) adminUser(w http.ResponseWriter, r *http.Request, v *visit) error 
 	}
 	data.Stats = []pages.Stat{
 		{Label: "Plan", Value: data.Plan}, {Label: "Paid so far", Value: paid.String(), Note: "of the last invoices"},
-		{Label: "Kolekts", Value: number(m.Used), Note: "this period"}, {Label: "Customer", Value: orNone(acc.CustomerID), Note: "synced " + ago(acc.SyncedAt, a.Now())},
+		{Label: "Kolekts", Value: number(m.Used), Note: "this period"}, {Label: "Invoices", Value: number(int64(len(acc.Invoices))), Note: "synced " + ago(acc.SyncedAt, a.Now()) + ", " + orNone(acc.CustomerID)},
 	}
 	log, err := a.timeline(ctx, u, acc)
 	if err != nil {
@@ -69,7 +69,7 @@ func (a *App) adminUser(w http.ResponseWriter, r *http.Request, v *visit) error 
 
 func orNone(s string) string {
 	if s == "" {
-		return "none"
+		return "no customer"
 	}
 	return s
 }

@@ -83,7 +83,7 @@ func revenueStats(s revenue.Snapshot, last revenue.Report) []pages.Stat {
 	}
 	return []pages.Stat{
 		{Label: "MRR", Value: s.MRR.Money().String(), Note: sign + billing.Money{Amount: growth, Currency: currency}.String() + " in 30 days", Help: "/definitions#mrr"},
-		{Label: "Committed", Value: s.Committed.Money().String(), Note: "without those who leave", Help: "/definitions#committed"},
+		{Label: "Committed", Value: s.Committed.Money().String(), Note: "without who leaves", Help: "/definitions#committed"},
 		{Label: "ARR", Value: s.ARR.Money().String(), Help: "/definitions#arr"},
 		{Label: "Subscribers", Value: number(int64(s.Customers.N)), Note: number(int64(s.PastDue.N)) + " past due"},
 		{Label: "ARPA", Value: arpa, Note: "a month", Help: "/definitions#arpa"},

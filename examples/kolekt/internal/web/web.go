@@ -157,6 +157,8 @@ func (a *App) routes() (http.Handler, error) {
 	mux.Handle("GET /static/", a.pages.Static())
 	mux.Handle("/mail/unsubscribe/", a.Outbox.UnsubscribeHandler())
 	mux.HandleFunc("GET /metrics", a.metrics)
+	mux.HandleFunc("GET /api/v1/openapi.json", a.description)
+	mux.Handle("GET /api", http.RedirectHandler("/api/v1/openapi.json", http.StatusSeeOther))
 	mux.Handle("POST /api/v1/payments/webhook", a.Billing.Webhook())
 	if err := a.api(mux); err != nil {
 		return nil, err
