@@ -129,7 +129,7 @@ func serve(ctx context.Context, cfg Config, out io.Writer) error {
 	background, end := context.WithCancel(context.WithoutCancel(ctx))
 	var group errgroup.Group
 	for _, work := range []func(context.Context) error{
-		subscriptions.Run, keys.Run, post.Run, stripe.Run,
+		subscriptions.Run, keys.Run, post.Run, stripe.Run, stores.Clean,
 		func(ctx context.Context) error { return meters.Run(ctx, usage.RunConfig{Notify: post.Usage}) },
 	} {
 		group.Go(func() error { return untilDone(background, work) })

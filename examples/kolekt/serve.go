@@ -80,11 +80,10 @@ func firstError(errs ...error) error {
 }
 
 func newSessions(cfg Config, stores *Stores) *scs.SessionManager {
-	s := scs.New()
-	if unused, ok := s.Store.(cleaner); ok {
-		unused.StopCleanup()
+	s := scs.New() // with a store in memory that cleans itself up
+	if stores.Sessions != nil {
+		s.Store = stores.Sessions
 	}
-	s.Store = stores.Sessions
 	s.HashTokenInStore = true // a dump of the store opens no session
 	s.Lifetime, s.IdleTimeout = 30*24*time.Hour, 7*24*time.Hour
 	s.Cookie.Name = "kolekt_session"

@@ -5,10 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"time"
 
 	"github.com/alexedwards/scs/pgxstore"
 	"github.com/alexedwards/scs/v2"
-	"github.com/alexedwards/scs/v2/memstore"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/go-redis/v9"
 
@@ -44,7 +45,7 @@ type Stores struct {
 	Users    users.Store
 	Kolekts  kolekts.Store
 	Ledger   ledger.Store
-	Sessions scs.Store
+	Sessions scs.Store // nil in memory: scs has a store of its own
 
 	pool  *pgxpool.Pool // nil in memory
 	redis redis.UniversalClient
@@ -60,7 +61,7 @@ func openStores(ctx context.Context, cfg Config) (*Stores, error) {
 	local := ratelimitmem.New(ratelimitmem.Config{})
 	s := &Stores{
 		Billing: billingmem.New(), Usage: usagemem.New(), Keys: apikeysmem.New(), Limits: local,
-		Mail: mail, Users: &users.Memory{}, Kolekts: &kolekts.Memory{}, Ledger: &ledger.Memory{}, Sessions: memstore.New(),
+		Mail: mail, Users: &users.Memory{}, Kolekts: &kolekts.Memory{}, Ledger: &ledger.Memory{},
 	}
 	if cfg.RedisURL != "" {
 		if err := s.useRedis(ctx, cfg.RedisURL, local); err != nil {
@@ -114,24 +115,35 @@ func (s *Stores) usePostgres(ctx context.Context, cfg Config) error {
 	}
 	s.Billing, s.Usage, s.Keys, s.KeyBus = billingpg.New(pool), usagepg.New(pool), apikeyspg.New(pool), apikeyspg.NewBus(pool)
 	s.Mail, s.Users, s.Kolekts, s.Ledger = mailerpg.New(pool), users.NewPostgres(pool), kolekts.NewPostgres(pool), ledger.NewPostgres(pool)
-	s.Sessions.(cleaner).StopCleanup()
-	s.Sessions = pgxstore.New(pool)
+	s.Sessions = pgxstore.NewWithCleanupInterval(pool, 0) // Clean does it
 	return nil
 }
 
-// cleaner is a store of sessions that removes old ones in the background.
-type cleaner interface{ StopCleanup() }
-
 // Close closes connections.
 func (s *Stores) Close() {
-	if c, ok := s.Sessions.(cleaner); ok {
-		c.StopCleanup()
-	}
 	if s.pool != nil {
 		s.pool.Close()
 	}
 	if s.redis != nil {
 		_ = s.redis.Close() // nothing is written that a close could lose
+	}
+}
+
+// Clean removes sessions that are over, once an hour, until ctx ends.
+func (s *Stores) Clean(ctx context.Context) error {
+	if s.pool == nil {
+		<-ctx.Done()
+		return nil
+	}
+	for {
+		if _, err := s.pool.Exec(ctx, `delete from sessions where expiry < now()`); err != nil && ctx.Err() == nil {
+			slog.WarnContext(ctx, "kolekt: sessions weren't cleaned", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Hour):
+		}
 	}
 }
 
