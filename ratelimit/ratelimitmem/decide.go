@@ -22,12 +22,12 @@ type decider struct {
 
 // Decide implements ratelimit.Decider. It waits for nothing that the context
 // could end.
-func (d *decider) Decide(_ context.Context, req ratelimit.Request) (out ratelimit.Outcome, err error) {
+func (d *decider) Decide(_ context.Context, req ratelimit.Request) (out ratelimit.Outcome, used ratelimit.Used, err error) {
 	now := d.clock.now()
 	out.Now = now
 	if d.periods && req.Op != ratelimit.Adjust && d.stale(req.Spans, now) {
 		out.SetStale()
-		return out, nil
+		return out, used, nil
 	}
 	h := hash(d.seed, req.Key)
 	sh := &d.scope.shards[h%shards]
@@ -38,14 +38,14 @@ func (d *decider) Decide(_ context.Context, req ratelimit.Request) (out ratelimi
 			if h = d.miss(sh, t, h, &req, now, words == nil); h == 0 {
 				// Nothing is known and nothing will be: answer from a blank.
 				var blank [maxWords]uint64
-				d.apply(&entry{words: blank[:]}, &req, now, &out)
-				return out, nil
+				d.apply(&entry{words: blank[:]}, &req, now, &out, &used)
+				return out, used, nil
 			}
 			continue
 		}
 		if d.bucket && req.Op != ratelimit.Adjust {
-			if d.swap(&words[0], &req, now, &out) {
-				return out, nil
+			if d.swap(&words[0], &req, now, &out, &used) {
+				return out, used, nil
 			}
 		}
 		first, ok := lock(words)
@@ -54,9 +54,9 @@ func (d *decider) Decide(_ context.Context, req ratelimit.Request) (out ratelimi
 			continue
 		}
 		e := entry{words: words, first: first}
-		d.apply(&e, &req, now, &out)
+		d.apply(&e, &req, now, &out, &used)
 		unlock(words, e.first)
-		return out, nil
+		return out, used, nil
 	}
 }
 
@@ -85,7 +85,7 @@ func (d *decider) miss(sh *shard, t *table, h uint64, req *ratelimit.Request, no
 // one word, so that a compare and swap is the whole step. It reports false,
 // having done nothing, when somebody else was at the entry or the clock has
 // stepped back.
-func (d *decider) swap(word *uint64, req *ratelimit.Request, now int64, out *ratelimit.Outcome) bool {
+func (d *decider) swap(word *uint64, req *ratelimit.Request, now int64, out *ratelimit.Outcome, levels *ratelimit.Used) bool {
 	r := &d.rules[0]
 	w := atomic.LoadUint64(word)
 	used := max(int64(w>>1)-now, 0)
@@ -102,7 +102,7 @@ func (d *decider) swap(word *uint64, req *ratelimit.Request, now int64, out *rat
 		}
 		used = after
 	}
-	out.SetUsed(0, used)
+	levels.Set(0, used)
 	return true
 }
 
@@ -117,9 +117,9 @@ func (d *decider) stale(spans *ratelimit.Spans, now int64) bool {
 
 // apply performs a request on an entry that the caller has to itself: first
 // every window is asked, then all or none are charged.
-func (d *decider) apply(e *entry, req *ratelimit.Request, now int64, out *ratelimit.Outcome) {
+func (d *decider) apply(e *entry, req *ratelimit.Request, now int64, out *ratelimit.Outcome, levels *ratelimit.Used) {
 	if req.Op == ratelimit.Adjust {
-		d.adjust(e, req, now, out)
+		d.adjust(e, req, now, levels)
 		return
 	}
 	cost := req.Cost
@@ -188,11 +188,11 @@ func (d *decider) apply(e *entry, req *ratelimit.Request, now int64, out *rateli
 				used[i] += cost
 			}
 		}
-		out.SetUsed(i, used[i])
+		levels.Set(i, used[i])
 	}
 }
 
-func (d *decider) adjust(e *entry, req *ratelimit.Request, now int64, out *ratelimit.Outcome) {
+func (d *decider) adjust(e *entry, req *ratelimit.Request, now int64, levels *ratelimit.Used) {
 	for i := range d.rules[:d.n] {
 		r := &d.rules[i]
 		used := int64(0)
@@ -218,6 +218,6 @@ func (d *decider) adjust(e *entry, req *ratelimit.Request, now int64, out *ratel
 			c.pack(e, r.offset)
 			used = c.sum()
 		}
-		out.SetUsed(i, used)
+		levels.Set(i, used)
 	}
 }

@@ -140,24 +140,24 @@ func (d *decider) args(spans *ratelimit.Spans) *planArgs {
 }
 
 // Decide implements ratelimit.Decider.
-func (d *decider) Decide(ctx context.Context, req ratelimit.Request) (ratelimit.Outcome, error) {
-	out, err := d.store.batcher.do(ctx, d, &req)
+func (d *decider) Decide(ctx context.Context, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
+	out, used, err := d.store.batcher.do(ctx, d, &req)
 	if err != nil {
-		return ratelimit.Outcome{}, fmt.Errorf("%w: %w", ratelimit.ErrUnavailable, err)
+		return ratelimit.Outcome{}, ratelimit.Used{}, fmt.Errorf("%w: %w", ratelimit.ErrUnavailable, err)
 	}
-	return out, nil
+	return out, used, nil
 }
 
 // replyLen is how many numbers the script returns about a key.
 func (d *decider) replyLen() int { return 2 + 2*len(d.rules) }
 
 // outcome reads what the script said about the i-th of m equal requests.
-func (d *decider) outcome(now int64, reply []int64, req *ratelimit.Request, i int64) ratelimit.Outcome {
-	out := ratelimit.Outcome{Now: now}
+func (d *decider) outcome(now int64, reply []int64, req *ratelimit.Request, i int64) (out ratelimit.Outcome, levels ratelimit.Used) {
+	out.Now = now
 	admitted := reply[0]
 	if admitted < 0 {
 		out.SetStale()
-		return out
+		return out, levels
 	}
 	for w := range d.rules {
 		used := reply[2+2*w]
@@ -169,10 +169,10 @@ func (d *decider) outcome(now int64, reply []int64, req *ratelimit.Request, i in
 			}
 			used -= later * unit
 		}
-		out.SetUsed(w, used)
+		levels.Set(w, used)
 	}
 	if i < admitted && d.merges && req.Op == ratelimit.Take {
-		return out // what the reply says of waiting is about those refused
+		return out, levels // what the reply says of waiting is about those refused
 	}
 	for w := range d.rules {
 		if reply[1]&(1<<w) == 0 {
@@ -184,7 +184,7 @@ func (d *decider) outcome(now int64, reply []int64, req *ratelimit.Request, i in
 		}
 		out.SetOver(w, d.rules[w].Shadow, wait)
 	}
-	return out
+	return out, levels
 }
 
 // Reset implements ratelimit.Store. Leases are no state of a plan and stay.

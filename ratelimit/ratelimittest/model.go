@@ -65,14 +65,14 @@ func (m *model) names() map[string]bool {
 	return names
 }
 
-func (m *model) decide(plan *ratelimit.Plan, req ratelimit.Request, now int64) ratelimit.Outcome {
-	out := ratelimit.Outcome{Now: now}
+func (m *model) decide(plan *ratelimit.Plan, req ratelimit.Request, now int64) (out ratelimit.Outcome, levels ratelimit.Used) {
+	out.Now = now
 	rules := plan.Rules()
 	if req.Op != ratelimit.Adjust {
 		for i, r := range rules {
 			if r.Algorithm == ratelimit.Period && (now < req.Spans[i].From || now >= req.Spans[i].To) {
 				out.SetStale()
-				return out
+				return out, levels
 			}
 		}
 	}
@@ -80,7 +80,7 @@ func (m *model) decide(plan *ratelimit.Plan, req ratelimit.Request, now int64) r
 	for i, r := range rules {
 		k := req.Key + "\x00" + r.State
 		if req.Op == ratelimit.Adjust {
-			out.SetUsed(i, m.used(k, r, now))
+			levels.Set(i, m.used(k, r, now))
 			continue
 		}
 		if p := m.periods[k]; r.Algorithm == ratelimit.Period && p.end > req.Spans[i].To {
@@ -90,7 +90,7 @@ func (m *model) decide(plan *ratelimit.Plan, req ratelimit.Request, now int64) r
 			m.buckets[k] = last
 		}
 		used, wait := m.used(k, r, now), int64(0)
-		out.SetUsed(i, used)
+		levels.Set(i, used)
 		switch {
 		case req.Cost > r.Limit:
 			wait = ratelimit.WaitForever
@@ -113,7 +113,7 @@ func (m *model) decide(plan *ratelimit.Plan, req ratelimit.Request, now int64) r
 		}
 	}
 	if req.Op == ratelimit.Peek || req.Op == ratelimit.Take && refused {
-		return out
+		return out, levels
 	}
 	for i, r := range rules {
 		if out.Over()&(1<<i) != 0 {
@@ -121,9 +121,9 @@ func (m *model) decide(plan *ratelimit.Plan, req ratelimit.Request, now int64) r
 		}
 		k := req.Key + "\x00" + r.State
 		m.charge(k, r, req, i, now)
-		out.SetUsed(i, m.used(k, r, now))
+		levels.Set(i, m.used(k, r, now))
 	}
-	return out
+	return out, levels
 }
 
 func (m *model) used(k string, r ratelimit.Rule, now int64) int64 {
