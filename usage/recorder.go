@@ -59,7 +59,7 @@ type Recorder struct {
 
 	mu       sync.Mutex
 	freed    chan struct{} // closed when there is room again
-	waiting  []tracked // taken from the shards, or put back
+	waiting  []tracked     // taken from the shards, or put back
 	inflight map[*batch]struct{}
 	stats    RecorderStats
 }

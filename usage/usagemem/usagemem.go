@@ -366,6 +366,16 @@ func (s *Store) NoticeDone(ctx context.Context, n usage.Notice, _ time.Time) err
 	return ctx.Err()
 }
 
+// PutNotices stores notices that another QuotaStore has found due.
+func (s *Store) PutNotices(ctx context.Context, notices []usage.Notice) error {
+	for _, n := range notices {
+		a, unlock := s.lock(n.Account)
+		a.notify([]usage.Notice{n})
+		unlock()
+	}
+	return ctx.Err()
+}
+
 // Notices implements usage.NoticeStore.
 func (s *Store) Notices(ctx context.Context, name string, n int) ([]usage.Notice, error) {
 	a, unlock := s.lock(name)
