@@ -406,6 +406,10 @@ func (s *Service) change(ctx context.Context, sel Selection, decide func([]Recor
 	touched := map[string]bool{}
 	changed := false
 	err := s.store.Change(ctx, sel, func(found []Record) (Delta, error) {
+		// What was found to be so already may still be cached as it was before.
+		for i := range found {
+			touched[found[i].ID] = true
+		}
 		d, err := decide(found)
 		if err == nil {
 			changed = len(d.Log) > 0

@@ -547,7 +547,7 @@ func TestLastUseCostsNoWriteAndArrives(t *testing.T) {
 	require.NoError(t, s.FlushUses(ctx))
 	got, err := s.Key(ctx, person, k.ID)
 	require.NoError(t, err)
-	require.Equal(t, epoch.Add(9*time.Second), got.LastUsed.At)
+	require.Equal(t, epoch.Add(5*time.Second), got.LastUsed.At)
 	require.Equal(t, client.Addr, got.LastUsed.Addr)
 	require.True(t, strings.HasPrefix(got.LastUsed.Agent, "curl/8X-Evil: 1 é"), got.LastUsed.Agent)
 	require.LessOrEqual(t, len(got.LastUsed.Agent), 120)
@@ -576,4 +576,17 @@ func TestGarbageKeepsMemoryBounded(t *testing.T) {
 		require.True(t, verify(t, s, token).Allowed())
 	}
 	require.LessOrEqual(t, s.Stats().Cached, 16)
+}
+
+// TestRevokingAgainIsEffectiveHere revokes a key that another process has
+// revoked: nothing changes, and yet it must be dead here when Revoke returns.
+func TestRevokingAgainIsEffectiveHere(t *testing.T) {
+	store := mem()
+	a, b := newService(t, store), newService(t, store)
+	token, k := issue(t, a, apikeys.NewKey{})
+	require.True(t, verify(t, b, token).Allowed())
+	require.NoError(t, a.Revoke(ctx, op, k.ID, ""))
+	require.True(t, verify(t, b, token).Allowed(), "within MaxStaleness")
+	require.NoError(t, b.Revoke(ctx, op, k.ID, ""))
+	require.Equal(t, apikeys.ReasonRevoked, verify(t, b, token).Reason)
 }

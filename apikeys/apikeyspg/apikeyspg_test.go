@@ -24,7 +24,10 @@ import (
 	"github.com/kolekt/commerce/internal/services"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.IgnoreCurrent()) }
+func TestMain(m *testing.M) {
+	// The shared test server lives as long as the test binary.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/kolekt/commerce/internal/services.startProcess.func1"))
+}
 
 var (
 	ctx     = context.Background()
@@ -147,7 +150,7 @@ func TestNothingAcknowledgedIsLostWhenTheServerIsKilled(t *testing.T) {
 	pool := pgtest.PoolOn(t, server.URL())
 	require.NoError(t, apikeyspg.Migrate(ctx, pool))
 	s := newService(t, apikeyspg.New(pool))
-	kills, writers := proof(2, 20), 8
+	kills, writers := proof(2, 20), 4
 	type issued struct{ token, id string }
 	var mu sync.Mutex
 	var acked []issued

@@ -7,6 +7,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/kolekt/commerce/apikeys"
 	"github.com/kolekt/commerce/apikeys/apikeysmem"
@@ -14,6 +15,11 @@ import (
 	"github.com/kolekt/commerce/internal/redistest"
 	"github.com/kolekt/commerce/internal/services"
 )
+
+func TestMain(m *testing.M) {
+	// The shared test server lives as long as the test binary.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/kolekt/commerce/internal/services.startProcess.func1"))
+}
 
 var (
 	ctx = context.Background()
