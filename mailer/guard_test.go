@@ -7,10 +7,14 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/base64"
+	"fmt"
+	mathrand "math/rand/v2"
 	"net/mail"
+	"os"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/emersion/go-msgauth/dkim"
 	"github.com/stretchr/testify/assert"
@@ -239,97 +243,177 @@ func TestDKIMCoversUnsubscribe(t *testing.T) {
 	require.ErrorContains(t, err, "2048")
 }
 
-func FuzzAddress(f *testing.F) {
-	for _, s := range []string{"ada@example.org", "Ada <ada@example.org>", `"a@b> ORCPT=x"@c.de`, "a@bücher.example", "a\r\n@b.de", "<a@b.de>, c@d.de", "jürgen@example.org"} {
-		f.Add(s)
+// checkAddress is the property of the address guard.
+func checkAddress(t failer, s string) {
+	a, err := mailer.ParseAddress(s)
+	if err != nil {
+		return
 	}
-	f.Fuzz(func(t *testing.T, s string) {
-		a, err := mailer.ParseAddress(s)
-		if err != nil {
-			return
-		}
-		// Whatever is accepted stands in an SMTP command as one path.
-		if strings.ContainsAny(a.Email, "<>,;:\"\\()[] \t\r\n\x00") || strings.Count(a.Email, "@") != 1 {
-			t.Fatalf("accepted %q", a.Email)
-		}
-		again, err := mailer.ParseAddress(a.Email)
-		if err != nil || again.Email != a.Email {
-			t.Fatalf("%q is not stable: %q, %v", a.Email, again.Email, err)
-		}
-		if s := a.String(); strings.Contains(s, a.Email) {
-			t.Fatalf("String shows the address")
-		}
+	// Whatever is accepted stands in an SMTP command as one path.
+	if strings.ContainsAny(a.Email, "<>,;:\"\\()[] \t\r\n\x00") || strings.Count(a.Email, "@") != 1 {
+		t.Fatalf("accepted %q", a.Email)
+	}
+	again, err := mailer.ParseAddress(a.Email)
+	if err != nil || again.Email != a.Email {
+		t.Fatalf("%q is not stable: %q, %v", a.Email, again.Email, err)
+	}
+	if _, n := utf8.DecodeRuneInString(a.Email); a.Email[n] != '@' && strings.Contains(a.String(), a.Email) {
+		t.Fatalf("String shows the address")
+	}
+}
+
+// checkHeaders is the property of the header guard: what passes is one message
+// with exactly its headers.
+func checkHeaders(t failer, name, value, subject, uri, file, contentType string) {
+	m := plainMessage()
+	m.Headers = []mailer.Header{{Name: name, Value: value}}
+	m.Subject, m.ListUnsubscribe, m.From.Name = subject, uri, value
+	m.Attachments = []mailer.Attachment{{Name: file, ContentType: contentType}}
+	if m.Validate() != nil {
+		return
+	}
+	raw, err := m.Bytes()
+	if err != nil {
+		t.Fatalf("validated but not written: %v", err)
+	}
+	pairs := bytes.Count(raw, []byte("\r\n"))
+	if bytes.Count(raw, []byte("\n")) != pairs || bytes.Count(raw, []byte("\r")) != pairs {
+		t.Fatalf("a lone CR or LF in %q", raw)
+	}
+	parsed, err := mail.ReadMessage(bytes.NewReader(raw))
+	if err != nil {
+		t.Fatalf("%v in %q", err, raw)
+	}
+	n := 0
+	for _, values := range parsed.Header {
+		n += len(values)
+	}
+	// From, To, Reply-To, Subject, Date, Message-ID, MIME-Version, Content-Type,
+	// Auto-Submitted, X-Auto-Response-Suppress, Feedback-ID and the extra one.
+	want := 12
+	if uri != "" {
+		want += 2
+	}
+	if n != want {
+		t.Fatalf("%d headers, want %d, in %q", n, want, raw)
+	}
+}
+
+// checkVariables is the property of names and template variables: the mail is
+// valid, one message, and its markup is the template's.
+func checkVariables(t failer, kind *mailer.Kind[note], svc *mailer.Service, name, text, url string) {
+	var sent *mailer.Message
+	transport := mailer.TransportFunc(func(_ context.Context, m *mailer.Message) mailer.Result {
+		sent = m
+		return mailer.Result{Outcome: mailer.Sent}
 	})
+	_, err := kind.Send(context.Background(), svc.WithTransport(transport), mailer.To{Email: "ada@example.org", Name: name}, note{Text: text, URL: url}, "k")
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	if err := sent.Validate(); err != nil {
+		t.Fatalf("a variable made an invalid message: %v", err)
+	}
+	requireOneMessage(t, sent)
+	lower := strings.ToLower(sent.HTML)
+	if strings.Contains(lower, "<script") || strings.Contains(lower, `href="javascript:`) || strings.Count(lower, "<h1") != 1 || strings.Count(lower, "<a ") != 1 {
+		t.Fatalf("markup escaped: %q", sent.HTML)
+	}
+}
+
+// failer is what properties need of a test.
+type failer interface {
+	Errorf(format string, args ...any)
+	FailNow()
+	Fatalf(format string, args ...any)
+}
+
+func FuzzAddress(f *testing.F) {
+	for _, s := range fragments {
+		f.Add(s)
+		f.Add("a" + s + "@b.example")
+	}
+	f.Fuzz(func(t *testing.T, s string) { checkAddress(t, s) })
 }
 
 func FuzzHeader(f *testing.F) {
 	f.Add("X-Tag", "value", "Subject", "https://example.com/u", "file.pdf", "text/plain")
 	f.Add("X-A: b\r\nBcc", "x\r\ny", "s\u2028", "https://a/>, <https://b", "a\"b", "a/b;c")
 	f.Fuzz(func(t *testing.T, name, value, subject, uri, file, contentType string) {
-		m := plainMessage()
-		m.Headers = []mailer.Header{{Name: name, Value: value}}
-		m.Subject, m.ListUnsubscribe, m.From.Name = subject, uri, value
-		m.Attachments = []mailer.Attachment{{Name: file, ContentType: contentType}}
-		if m.Validate() != nil {
-			return
-		}
-		raw, err := m.Bytes()
-		if err != nil {
-			t.Fatalf("validated but not written: %v", err)
-		}
-		if bytes.Count(raw, []byte("\n")) != bytes.Count(raw, []byte("\r\n")) || bytes.Count(raw, []byte("\r")) != bytes.Count(raw, []byte("\r\n")) {
-			t.Fatalf("a lone CR or LF in %q", raw)
-		}
-		parsed, err := mail.ReadMessage(bytes.NewReader(raw))
-		if err != nil {
-			t.Fatalf("%v in %q", err, raw)
-		}
-		n := 0
-		for _, values := range parsed.Header {
-			n += len(values)
-		}
-		// From, To, Reply-To, Subject, Date, Message-ID, MIME-Version, Content-Type,
-		// Auto-Submitted, X-Auto-Response-Suppress, Feedback-ID and the extra one.
-		want := 12
-		if uri != "" {
-			want += 2
-		}
-		if n != want {
-			t.Fatalf("%d headers, want %d, in %q", n, want, raw)
-		}
+		checkHeaders(t, name, value, subject, uri, file, contentType)
 	})
 }
 
 func FuzzVariables(f *testing.F) {
-	for _, s := range []string{"x", evil, "<b>", "{{.}}", "\u2028", "\xff", "javascript:alert(1)"} {
+	for _, s := range fragments {
 		f.Add(s, s, s)
 	}
+	kind, svc := directNotes(f)
+	f.Fuzz(func(t *testing.T, name, text, url string) { checkVariables(t, kind, svc, name, text, url) })
+}
+
+func directNotes(t testing.TB) (*mailer.Kind[note], *mailer.Service) {
+	t.Helper()
 	kind, err := mailer.Define(noteSpec(mailer.Transactional))
-	if err != nil {
-		f.Fatal(err)
+	require.NoError(t, err)
+	svc, err := mailer.New(nil, mailer.NewCapture(), mailer.Config{From: mailer.Address{Email: "hello@example.com"}, Secret: make([]byte, 32), Kinds: []mailer.AnyKind{kind}})
+	require.NoError(t, err)
+	return kind, svc
+}
+
+// fragments are what attacks are made of; hostile strings are rows of them.
+var fragments = []string{
+	"\r\n", "\n", "\r", "\x00", "\t", " ", "<", ">", ",", ";", ":", "@", "\"", "\\", "(", ")", "[", "]", ".", "..", "%", "=?utf-8?q?=0D=0A?=", "=\r\n",
+	"Bcc: evil@evil.example", "RCPT TO:<evil@evil.example>", "> ORCPT=rfc822;evil", "\r\n.\r\n", "a", "b.example", "ada@example.org", "X-Tag", "https://", "example.com/u",
+	"mailto:", "javascript:alert(1)", "<script>", "</p>", "\" onload=\"x", "{{.Data}}", "{{", "}}", "\u2028", "\u2029", "\u0085", "\u200b", "\u202e", "\xff", "é", "ü", "日本", "xn--", "😀",
+	"text/plain", "; charset=x", "file.pdf", "../", "www.", "'", "&", "#", "Ada Lovelace", strings.Repeat("x", 70), strings.Repeat("y ", 300),
+}
+
+// hostile makes a string of up to five fragments, sometimes with a byte changed.
+func hostile(r *mathrand.Rand) string {
+	var b []byte
+	for range r.IntN(6) {
+		b = append(b, fragments[r.IntN(len(fragments))]...)
 	}
-	capture := mailer.NewCapture()
-	svc, err := mailer.New(nil, capture, mailer.Config{From: mailer.Address{Email: "hello@example.com"}, Secret: make([]byte, 32), Kinds: []mailer.AnyKind{kind}})
-	if err != nil {
-		f.Fatal(err)
+	if len(b) > 0 && r.IntN(3) == 0 {
+		b[r.IntN(len(b))] = byte(r.IntN(256))
 	}
-	f.Fuzz(func(t *testing.T, name, text, url string) {
-		var sent *mailer.Message
-		direct := mailer.TransportFunc(func(_ context.Context, m *mailer.Message) mailer.Result {
-			sent = m
-			if err := m.Validate(); err != nil {
-				t.Fatalf("a variable made an invalid message: %v", err)
+	return string(b)
+}
+
+// TestGuardsHoldAgainstMillionsOfInputs is the long form of the fuzz targets:
+// five million inputs with COMMERCE_PROVE=1.
+func TestGuardsHoldAgainstMillionsOfInputs(t *testing.T) {
+	addresses, headers, variables := 20_000, 2_000, 1_000
+	if os.Getenv("COMMERCE_PROVE") == "1" {
+		addresses, headers, variables = 3_500_000, 1_300_000, 200_000
+	}
+	kind, svc := directNotes(t)
+	for worker := range 2 {
+		t.Run(fmt.Sprint("half ", worker+1), func(t *testing.T) {
+			t.Parallel()
+			r := mathrand.New(mathrand.NewPCG(uint64(worker), 2026))
+			passed := 0
+			for range addresses / 2 {
+				s := hostile(r)
+				if r.IntN(2) == 0 {
+					s = s + "@" + hostile(r)
+				}
+				checkAddress(t, s)
+				if _, err := mailer.ParseAddress(s); err == nil {
+					passed++
+				}
 			}
-			return mailer.Result{Outcome: mailer.Sent}
+			require.NotZero(t, passed, "inputs that pass are what is tested")
+			for range headers / 2 {
+				// One field in six is hostile, so that messages get past the others.
+				fields := []string{"X-Tag", "value", "Subject", "https://example.com/u", "file.pdf", "text/plain"}
+				fields[r.IntN(6)] = hostile(r)
+				checkHeaders(t, fields[0], fields[1], fields[2], fields[3], fields[4], fields[5])
+			}
+			for range variables / 2 {
+				checkVariables(t, kind, svc, hostile(r), hostile(r), hostile(r))
+			}
 		})
-		_, err := kind.Send(context.Background(), svc.WithTransport(direct), mailer.To{Email: "ada@example.org", Name: name}, note{Text: text, URL: url}, "k")
-		if err != nil {
-			t.Fatal(err)
-		}
-		requireOneMessage(t, sent)
-		lower := strings.ToLower(sent.HTML)
-		if strings.Contains(lower, "<script") || strings.Contains(lower, `href="javascript:`) || strings.Count(lower, "<h1") != 1 {
-			t.Fatalf("markup escaped: %q", sent.HTML)
-		}
-	})
+	}
 }
