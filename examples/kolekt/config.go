@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/mail"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -25,6 +26,8 @@ type Config struct {
 	SecretKey     string // SECRET_KEY
 	AdminEmail    string // ADMIN_EMAIL
 	AdminPassword string // ADMIN_PASSWORD
+
+	TrustedProxies []netip.Prefix // TRUSTED_PROXIES: networks whose X-Forwarded-For counts
 
 	StripeSecretKey     string   // STRIPE_SECRET_KEY: empty is the simulator
 	StripeWebhookSecret []string // STRIPE_WEBHOOK_SECRET, several with commas while one is rotated
@@ -74,6 +77,18 @@ func LoadConfig(getenv func(string) string) (Config, error) {
 		if s = strings.TrimSpace(s); s != "" {
 			c.StripeWebhookSecret = append(c.StripeWebhookSecret, s)
 		}
+	}
+
+	for p := range strings.SplitSeq(env("TRUSTED_PROXIES"), ",") {
+		if p = strings.TrimSpace(p); p == "" {
+			continue
+		}
+		network, err := netip.ParsePrefix(p)
+		if err != nil {
+			refuse("TRUSTED_PROXIES has %q: set it to networks such as 10.0.0.0/8, with commas between them", p)
+			continue
+		}
+		c.TrustedProxies = append(c.TrustedProxies, network)
 	}
 
 	live := strings.HasPrefix(c.StripeSecretKey, "sk_live_") || strings.HasPrefix(c.StripeSecretKey, "rk_live_")

@@ -33,6 +33,8 @@ require (
 	github.com/yuin/gopher-lua v1.1.1 // indirect
 	go.uber.org/atomic v1.12.0 // indirect
 	golang.org/x/sync v0.22.0 // indirect
+	golang.org/x/sys v0.48.0 // indirect
+	golang.org/x/text v0.41.0 // indirect
 	github.com/go-redis/redis_rate/v10 v10.0.1
 	github.com/kolekt/commerce v0.0.0
 	github.com/redis/go-redis/v9 v9.23.0

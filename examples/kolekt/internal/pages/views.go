@@ -209,7 +209,7 @@ type Admin struct {
 	Plans       Table
 	Subscribers Table
 	Dunning     Table
-	Definitions []Definition
+	Cohorts     Table
 }
 
 // Definition says how a number is computed.

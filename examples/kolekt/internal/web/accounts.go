@@ -30,7 +30,7 @@ func orKolekts(target string) string {
 
 // formError puts an error of users at the field that it is about.
 func formError(err error) (map[string]string, bool) {
-	field, ok := "", true
+	field := ""
 	switch {
 	case errors.Is(err, users.ErrEmail), errors.Is(err, users.ErrTaken):
 		field = "email"
@@ -40,9 +40,9 @@ func formError(err error) (map[string]string, bool) {
 		field = "name"
 	case errors.Is(err, users.ErrCredentials), errors.Is(err, users.ErrToken), errors.Is(err, errTooMany):
 	default:
-		ok = false
+		return nil, false
 	}
-	return map[string]string{field: sentence(err)}, ok
+	return map[string]string{field: sentence(err)}, true
 }
 
 // sentence makes an error's text fit for a page.

@@ -16,9 +16,11 @@ import (
 	"github.com/kolekt/commerce/apikeys"
 	"github.com/kolekt/commerce/billing"
 	"github.com/kolekt/commerce/examples/kolekt/internal/kolekts"
+	"github.com/kolekt/commerce/examples/kolekt/internal/ledger"
 	"github.com/kolekt/commerce/examples/kolekt/internal/pages"
 	"github.com/kolekt/commerce/examples/kolekt/internal/users"
 	"github.com/kolekt/commerce/internal/problem"
+	"github.com/kolekt/commerce/mailer"
 	"github.com/kolekt/commerce/ratelimit"
 	"github.com/kolekt/commerce/usage"
 )
@@ -34,11 +36,13 @@ type Config struct {
 
 	Billing  *billing.Service
 	Accounts billing.Store // for the administrator's lists
+	Ledger   ledger.Store  // what happened to subscriptions
 	Usage    *usage.Service
 	Requests *ratelimit.Limiter // requests of an account
 	Logins   *ratelimit.Limiter // attempts to log in
 	Keys     *apikeys.Service
 	Mail     Mail
+	Outbox   *mailer.Service // for the administrator's health page
 
 	// Ready says whether the stores answer.
 	Ready   func(ctx context.Context) error
@@ -59,10 +63,11 @@ type Mail interface {
 // App is the application.
 type App struct {
 	Config
-	pages *pages.Pages
-	plans map[string]*ratelimit.Plan // of requests, by the catalogue's plan
-	login *ratelimit.Plan
-	root  http.Handler
+	pages  *pages.Pages
+	plans  map[string]*ratelimit.Plan // of requests, by the catalogue's plan
+	login  *ratelimit.Plan
+	counts counts
+	root   http.Handler
 }
 
 // New returns the application.
@@ -79,7 +84,7 @@ func New(cfg Config) (*App, error) {
 		}
 		var windows []ratelimit.Window
 		if !limit.Unlimited() {
-			windows = append(windows, ratelimit.Rate(limit.N, limit.Per))
+			windows = append(windows, ratelimit.Rate("requests", limit.N, limit.Per))
 		}
 		if a.plans[plan.ID], err = ratelimit.NewPlan(plan.ID, windows...); err != nil {
 			return nil, err
@@ -138,11 +143,22 @@ func (a *App) routes() (http.Handler, error) {
 
 	admin("GET /admin", a.adminRevenue)
 	admin("GET /admin/users", a.adminUsers)
+	admin("GET /admin/users/{id}", a.adminUser)
+	admin("POST /admin/users/{id}/resync", a.adminResync)
+	admin("GET /admin/usage", a.adminUsage)
+	admin("GET /admin/health", a.adminHealth)
+	admin("POST /admin/health/replay/{id}", a.adminReplay)
+	admin("POST /admin/health/reconcile", a.adminReconcile)
+	admin("GET /admin/projections", a.adminProjections)
 
 	if a.Dev != nil {
 		a.Dev.routes(a, mux, page)
 	}
 	mux.Handle("GET /static/", a.pages.Static())
+	mux.Handle("/mail/unsubscribe/", a.Outbox.UnsubscribeHandler())
+	mux.HandleFunc("GET /metrics", a.metrics)
+	mux.HandleFunc("GET /api/v1/openapi.json", a.description)
+	mux.Handle("GET /api", http.RedirectHandler("/api/v1/openapi.json", http.StatusSeeOther))
 	mux.Handle("POST /api/v1/payments/webhook", a.Billing.Webhook())
 	if err := a.api(mux); err != nil {
 		return nil, err
@@ -153,7 +169,7 @@ func (a *App) routes() (http.Handler, error) {
 	csrf.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, problem.Details{Status: http.StatusForbidden, Code: "cross_origin", Detail: "The request comes from another site."})
 	}))
-	return a.guard(csrf.Handler(a.Sessions.LoadAndSave(mux))), nil
+	return a.counted(a.guard(csrf.Handler(a.Sessions.LoadAndSave(mux)))), nil
 }
 
 // guard is the outermost layer: it turns a panic into a page and adds the
