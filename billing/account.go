@@ -25,6 +25,9 @@ type Account struct {
 	Balance       Money          `json:"balance,omitzero"`        // negative: credit for the next invoice
 	// Deleted says that the customer no longer exists at the gateway.
 	Deleted bool `json:"deleted,omitempty"`
+	// Erased says that the person behind the account was erased: only amounts
+	// are kept.
+	Erased bool `json:"erased,omitempty"`
 	// Provisional says that snapshots of events were merged since SyncedAt,
 	// because the gateway couldn't be asked.
 	Provisional bool `json:"provisional,omitempty"`
