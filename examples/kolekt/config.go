@@ -37,6 +37,8 @@ type Config struct {
 	SMTPUsername string // SMTP_USERNAME
 	SMTPPassword string // SMTP_PASSWORD
 	FromEmail    string // FROM_EMAIL
+
+	ExportDir string // EXPORT_DIR: where archives wait, shared by all instances; empty is the system's temporary folder
 }
 
 const (
@@ -71,7 +73,7 @@ func LoadConfig(getenv func(string) string) (Config, error) {
 		SecretKey: env("SECRET_KEY"), AdminEmail: env("ADMIN_EMAIL"), AdminPassword: env("ADMIN_PASSWORD"),
 		StripeSecretKey: env("STRIPE_SECRET_KEY"),
 		SMTPServer:      env("SMTP_SERVER"), SMTPPort: number("SMTP_PORT", 587), SMTPUsername: env("SMTP_USERNAME"), SMTPPassword: env("SMTP_PASSWORD"),
-		FromEmail: env("FROM_EMAIL"),
+		FromEmail: env("FROM_EMAIL"), ExportDir: env("EXPORT_DIR"),
 	}
 	for s := range strings.SplitSeq(env("STRIPE_WEBHOOK_SECRET"), ",") {
 		if s = strings.TrimSpace(s); s != "" {
