@@ -48,8 +48,12 @@ func run(ctx context.Context, args []string, getenv func(string) string, out io.
 		return serve(ctx, cfg, out)
 	case args[0] == "migrate":
 		return migrate(ctx, cfg, out)
+	case args[0] == "doctor":
+		return doctor(ctx, cfg, out)
+	case args[0] == "healthcheck":
+		return healthcheck(ctx, cfg)
 	}
-	return fmt.Errorf("unknown command %q: want none (to serve) or migrate", args[0])
+	return fmt.Errorf("unknown command %q: want none (to serve), migrate, doctor or healthcheck", args[0])
 }
 
 // serve wires everything and runs until ctx ends.
