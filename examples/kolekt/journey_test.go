@@ -1,6 +1,7 @@
 package main
 
 import (
+	"archive/zip"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -100,7 +101,7 @@ func (d *description) check(method, path string, sent []byte, status int, conten
 	d.t.Helper()
 	template, op := path, strings.ToLower(method)
 	if _, ok := d.Paths[template]; !ok {
-		template = regexp.MustCompile(`/(kol|key)_[^/]+`).ReplaceAllString(path, "/{id}")
+		template = regexp.MustCompile(`/(kol|key|gdr)_[^/]+`).ReplaceAllString(path, "/{id}")
 	}
 	o, ok := d.Paths[template][op]
 	require.True(d.t, ok, "%s %s isn't described", method, path)
@@ -314,11 +315,53 @@ func journey(t *testing.T, env map[string]string) {
 	require.EqualValues(t, 249, admin.do("GET", "/api/v1/admin/projections", nil, 200)["break_even_users_of_the_mix"])
 	adminRoutes(t, origin)
 
+	privacy(t, c)
+
 	for path, ops := range d.Paths {
 		for op := range ops {
 			require.True(t, d.seen[op+" "+path], "%s %s is described and was not tried", op, path)
 		}
 	}
+}
+
+// privacy asks for a copy, reads it, agrees to something, and has the account
+// erased, but for the grace period.
+func privacy(t *testing.T, c *client) {
+	type m = map[string]any
+	c.do("POST", "/api/v1/gdpr/consents", m{"purpose": "tips", "granted": true}, 201)
+	require.NotEmpty(t, c.do("GET", "/api/v1/gdpr/consents", nil, 200)["history"])
+	asked := c.do("POST", "/api/v1/gdpr/export", m{"kind": "access"}, 202)
+	id := asked["id"].(string)
+	require.Eventually(t, func() bool {
+		for _, r := range c.do("GET", "/api/v1/gdpr/requests", nil, 200)["requests"].([]any) {
+			if r.(m)["id"] == id && r.(m)["state"] == "ready" {
+				return true
+			}
+		}
+		return false
+	}, 30*time.Second, 50*time.Millisecond)
+	link := c.do("GET", "/api/v1/gdpr/requests/"+id+"/link", nil, 200)["url"].(string)
+	base, err := url.Parse(c.origin + "/api/v1/gdpr/requests/" + id + "/link")
+	require.NoError(t, err)
+	archive, err := base.Parse(link)
+	require.NoError(t, err)
+	resp, err := c.http.Get(archive.String())
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	z, err := zip.NewReader(bytes.NewReader(b), int64(len(b)))
+	require.NoError(t, err)
+	var names []string
+	for _, f := range z.File {
+		names = append(names, f.Name)
+	}
+	all := strings.Join(names, " ")
+	for _, source := range []string{"kolekts", "usage", "apikeys", "billing", "mailer", "users"} {
+		require.Contains(t, all, source)
+	}
+	require.Equal(t, "cooling", c.do("POST", "/api/v1/gdpr/erasure", nil, 202)["state"])
+	require.Equal(t, "cancelled", c.do("DELETE", "/api/v1/gdpr/erasure", nil, 200)["state"])
 }
 
 // adminRoutes asserts that machines of the own network get metrics, and others

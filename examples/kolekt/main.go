@@ -48,8 +48,12 @@ func run(ctx context.Context, args []string, getenv func(string) string, out io.
 		return serve(ctx, cfg, out)
 	case args[0] == "migrate":
 		return migrate(ctx, cfg, out)
+	case args[0] == "doctor":
+		return doctor(ctx, cfg, out)
+	case args[0] == "healthcheck":
+		return healthcheck(ctx, cfg)
 	}
-	return fmt.Errorf("unknown command %q: want none (to serve) or migrate", args[0])
+	return fmt.Errorf("unknown command %q: want none (to serve), migrate, doctor or healthcheck", args[0])
 }
 
 // serve wires everything and runs until ctx ends.
@@ -110,9 +114,15 @@ func serve(ctx context.Context, cfg Config, out io.Writer) error {
 	}
 	post.Plans = subscriptions
 
+	privacy, err := newPrivacy(cfg, stores, holders{people, stores.Kolekts, stores.Ledger, subscriptions, meters, keys, post, requests}, stripe.Now, log)
+	if err != nil {
+		return err
+	}
+
 	app, err := web.New(web.Config{
 		PublicURL: cfg.PublicURL, Users: people, Sessions: newSessions(cfg, stores), Kolekts: stores.Kolekts, Atomically: stores.Atomically(meters),
 		Billing: subscriptions, Accounts: stores.Billing, Ledger: stores.Ledger, Usage: meters, Requests: requests, Logins: logins, Keys: keys, Mail: post, Outbox: post.Service,
+		Privacy: privacy, Purposes: purposes(),
 		Ready: stores.Ready, Trusted: cfg.TrustedProxies, Now: stripe.Now, Log: log,
 		Dev: development(cfg, stores, stripe, post, subscriptions), FormTargets: stripe.Origins,
 	})
@@ -129,7 +139,7 @@ func serve(ctx context.Context, cfg Config, out io.Writer) error {
 	background, end := context.WithCancel(context.WithoutCancel(ctx))
 	var group errgroup.Group
 	for _, work := range []func(context.Context) error{
-		subscriptions.Run, keys.Run, post.Run, stripe.Run, stores.Clean,
+		subscriptions.Run, keys.Run, post.Run, privacy.Run, stripe.Run, stores.Clean,
 		func(ctx context.Context) error { return meters.Run(ctx, usage.RunConfig{Notify: post.Usage}) },
 	} {
 		group.Go(func() error { return untilDone(background, work) })

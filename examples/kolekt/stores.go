@@ -22,6 +22,9 @@ import (
 	"github.com/kolekt/commerce/examples/kolekt/internal/kolekts"
 	"github.com/kolekt/commerce/examples/kolekt/internal/ledger"
 	"github.com/kolekt/commerce/examples/kolekt/internal/users"
+	"github.com/kolekt/commerce/gdpr"
+	"github.com/kolekt/commerce/gdpr/gdprmem"
+	"github.com/kolekt/commerce/gdpr/gdprpg"
 	"github.com/kolekt/commerce/mailer"
 	"github.com/kolekt/commerce/mailer/mailermem"
 	"github.com/kolekt/commerce/mailer/mailerpg"
@@ -45,6 +48,7 @@ type Stores struct {
 	Users    users.Store
 	Kolekts  kolekts.Store
 	Ledger   ledger.Store
+	Privacy  gdpr.Store
 	Sessions scs.Store // nil in memory: scs has a store of its own
 
 	pool  *pgxpool.Pool // nil in memory
@@ -61,7 +65,7 @@ func openStores(ctx context.Context, cfg Config) (*Stores, error) {
 	local := ratelimitmem.New(ratelimitmem.Config{})
 	s := &Stores{
 		Billing: billingmem.New(), Usage: usagemem.New(), Keys: apikeysmem.New(), Limits: local,
-		Mail: mail, Users: &users.Memory{}, Kolekts: &kolekts.Memory{}, Ledger: &ledger.Memory{},
+		Mail: mail, Users: &users.Memory{}, Kolekts: &kolekts.Memory{}, Ledger: &ledger.Memory{}, Privacy: gdprmem.New(),
 	}
 	if cfg.RedisURL != "" {
 		if err := s.useRedis(ctx, cfg.RedisURL, local); err != nil {
@@ -115,6 +119,7 @@ func (s *Stores) usePostgres(ctx context.Context, cfg Config) error {
 	}
 	s.Billing, s.Usage, s.Keys, s.KeyBus = billingpg.New(pool), usagepg.New(pool), apikeyspg.New(pool), apikeyspg.NewBus(pool)
 	s.Mail, s.Users, s.Kolekts, s.Ledger = mailerpg.New(pool), users.NewPostgres(pool), kolekts.NewPostgres(pool), ledger.NewPostgres(pool)
+	s.Privacy = gdprpg.New(pool)
 	s.Sessions = pgxstore.NewWithCleanupInterval(pool, 0) // Clean does it
 	return nil
 }
@@ -193,6 +198,7 @@ var schemas = []schema{
 	{"billing", billingpg.Migrate, billingpg.Verify},
 	{"usage", usagepg.Migrate, usagepg.Verify},
 	{"apikeys", apikeyspg.Migrate, apikeyspg.Verify},
+	{"gdpr", gdprpg.Migrate, gdprpg.Verify},
 	{"mailer", mailerpg.Migrate, mailerpg.Verify},
 }
 

@@ -30,8 +30,12 @@ type Stripe struct {
 
 func openStripe(cfg Config, catalog *billing.Catalog, self net.Addr, log *slog.Logger) (*Stripe, error) {
 	if !cfg.Simulated() {
-		gateway, err := billingstripe.New(billingstripe.Config{SecretKey: cfg.StripeSecretKey, WebhookSecrets: cfg.StripeWebhookSecret, Logger: log})
-		return &Stripe{Gateway: gateway, Now: time.Now, Origins: []string{"https://checkout.stripe.com", "https://billing.stripe.com"}}, err
+		origins := []string{"https://checkout.stripe.com", "https://billing.stripe.com"}
+		if cfg.StripeURL != "" {
+			origins = []string{cfg.StripeURL}
+		}
+		gateway, err := billingstripe.New(billingstripe.Config{SecretKey: cfg.StripeSecretKey, WebhookSecrets: cfg.StripeWebhookSecret, URL: cfg.StripeURL, Logger: log})
+		return &Stripe{Gateway: gateway, Now: time.Now, Origins: origins}, err
 	}
 	s := &Stripe{}
 	const secret = "whsec_simulator"

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/kolekt/commerce/examples/kolekt/internal/pages"
 	"github.com/kolekt/commerce/examples/kolekt/internal/users"
@@ -75,6 +76,9 @@ func (a *App) attempt(r *http.Request, email string) error {
 	return nil
 }
 
+// proofLasts is how long a login counts as the proof of who somebody is.
+const proofLasts = 10 * time.Minute
+
 // enter begins a session. Its token is new, so that nobody can plant one.
 func (a *App) enter(r *http.Request, u users.User) error {
 	if err := a.Sessions.RenewToken(r.Context()); err != nil {
@@ -82,6 +86,7 @@ func (a *App) enter(r *http.Request, u users.User) error {
 	}
 	a.Sessions.Put(r.Context(), "user", u.ID)
 	a.Sessions.Put(r.Context(), "mark", a.Users.SessionMark(u))
+	a.Sessions.Put(r.Context(), "proved", a.Now().Unix())
 	return nil
 }
 

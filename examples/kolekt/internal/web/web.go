@@ -19,6 +19,7 @@ import (
 	"github.com/kolekt/commerce/examples/kolekt/internal/ledger"
 	"github.com/kolekt/commerce/examples/kolekt/internal/pages"
 	"github.com/kolekt/commerce/examples/kolekt/internal/users"
+	"github.com/kolekt/commerce/gdpr"
 	"github.com/kolekt/commerce/internal/problem"
 	"github.com/kolekt/commerce/mailer"
 	"github.com/kolekt/commerce/ratelimit"
@@ -43,6 +44,9 @@ type Config struct {
 	Keys     *apikeys.Service
 	Mail     Mail
 	Outbox   *mailer.Service // for the administrator's health page
+
+	Privacy  *gdpr.Service
+	Purposes []gdpr.Purpose // that people may agree to
 
 	// Ready says whether the stores answer.
 	Ready   func(ctx context.Context) error
@@ -141,6 +145,13 @@ func (a *App) routes() (http.Handler, error) {
 	member("POST /account/keys", a.issueKey)
 	member("POST /account/keys/{id}/{action}", a.changeKey)
 
+	member("GET /account/privacy", a.privacyPage)
+	member("POST /account/privacy/export", a.ask(gdpr.Access))
+	member("POST /account/privacy/erasure", a.ask(gdpr.Erasure))
+	member("POST /account/privacy/cancel/{id}", a.callOff)
+	member("POST /account/privacy/consents", a.consent)
+	member("GET /account/privacy/download/{id}", a.download)
+
 	admin("GET /admin", a.adminRevenue)
 	admin("GET /admin/users", a.adminUsers)
 	admin("GET /admin/users/{id}", a.adminUser)
@@ -159,6 +170,7 @@ func (a *App) routes() (http.Handler, error) {
 	mux.HandleFunc("GET /metrics", a.metrics)
 	mux.HandleFunc("GET /api/v1/openapi.json", a.description)
 	mux.Handle("GET /api", http.RedirectHandler("/api/v1/openapi.json", http.StatusSeeOther))
+	mux.Handle("/api/v1/gdpr/", a.privacyAPI())
 	mux.Handle("POST /api/v1/payments/webhook", a.Billing.Webhook())
 	if err := a.api(mux); err != nil {
 		return nil, err
