@@ -106,7 +106,8 @@ func nested(d *discount) any {
 
 // running reports whether a discount lowers an invoice made now.
 func (d *discount) running(now int64) bool {
-	return !(d.coupon.duration == "once" && d.used) && (d.end == 0 || now < d.end)
+	used := d.coupon.duration == "once" && d.used
+	return !used && (d.end == 0 || now < d.end)
 }
 
 func (s *Simulator) createCoupon(c *call) (any, error) {

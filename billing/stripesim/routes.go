@@ -186,7 +186,7 @@ func newRoutes() []*route {
 	post("/v1/billing/meters/{id}/reactivate", "", (*Simulator).reactivateMeter, "")
 	post("/v1/billing/meter_events", "event_name! payload!:map identifier timestamp:time", (*Simulator).createMeterEvent, "counts at once; integers only")
 
-	get("/v1/events", "type types:list created:range delivery_success:bool"+listing, (*Simulator).listEvents, "30 days, in the version of the request")
+	get("/v1/events", "type types:list created:range delivery_success:bool"+listing, (*Simulator).listEvents, "30 days, in the API version of the account")
 	get("/v1/events/{id}", "", (*Simulator).fetchEvent, "")
 	post("/v1/webhook_endpoints", "url! enabled_events!:list api_version description metadata:map", (*Simulator).createEndpoint, "")
 	get("/v1/webhook_endpoints", listing, (*Simulator).listEndpoints, "")
