@@ -85,15 +85,16 @@ type decider struct {
 	store  *Store
 	prefix string
 	rules  []ratelimit.Rule
-	ids    []string
+	ids    []int64
 	merges bool // equal requests can be decided together
 	plan   atomic.Pointer[planArgs]
 }
 
-// planArgs are the arguments of a plan with certain spans.
+// planArgs are a plan with certain spans, as the script reads it.
 type planArgs struct {
 	spans *ratelimit.Spans
-	args  []any
+	text  string
+	len   int // numbers in it
 }
 
 // Prepare implements ratelimit.Store.
@@ -110,7 +111,7 @@ func (s *Store) Prepare(scope string, plan *ratelimit.Plan) (ratelimit.Decider, 
 			return nil, fmt.Errorf("ratelimitredis: windows %q and %q have one ID: rename one", other, r.State)
 		}
 		s.names[id] = r.State
-		d.ids = append(d.ids, strconv.FormatInt(id, 10))
+		d.ids = append(d.ids, id)
 		d.merges = d.merges && !r.Shadow
 	}
 	return d, nil
@@ -122,21 +123,35 @@ func (d *decider) args(spans *ratelimit.Spans) *planArgs {
 	if p := d.plan.Load(); p != nil && p.spans == spans {
 		return p
 	}
-	args := make([]any, 0, 1+6*len(d.rules))
-	args = append(args, strconv.Itoa(len(d.rules)))
-	for i, r := range d.rules {
-		shadow := "0"
-		if r.Shadow {
-			shadow = "1"
-		}
-		args = append(args, d.ids[i], strconv.FormatInt(r.Limit, 10), strconv.FormatInt(r.Interval, 10), shadow)
-		if r.Algorithm == ratelimit.Period {
-			args = append(args, strconv.FormatInt(spans[i].From, 10), strconv.FormatInt(spans[i].To, 10))
+	plain := int64(1)
+	for _, r := range d.rules {
+		if r.Shadow || r.Algorithm == ratelimit.Rolling {
+			plain = 0
 		}
 	}
-	p := &planArgs{spans: spans, args: args}
+	b := appendNumbers(nil, int64(len(d.rules)), plain)
+	for i, r := range d.rules {
+		var shadow int64
+		if r.Shadow {
+			shadow = 1
+		}
+		var span ratelimit.Span
+		if r.Algorithm == ratelimit.Period {
+			span = spans[i]
+		}
+		b = appendNumbers(b, d.ids[i], r.Limit, r.Interval, shadow, span.From, span.To)
+	}
+	p := &planArgs{spans: spans, text: string(b), len: 2 + 6*len(d.rules)}
 	d.plan.Store(p)
 	return p
+}
+
+// appendNumbers appends numbers to a list, each with a comma after it.
+func appendNumbers(b []byte, numbers ...int64) []byte {
+	for _, n := range numbers {
+		b = append(strconv.AppendInt(b, n, 10), ',')
+	}
+	return b
 }
 
 // Decide implements ratelimit.Decider.
