@@ -109,7 +109,7 @@ func (p *sfParser) str() (string, bool) {
 func (p *sfParser) parameters(each func(key string, n int64, isInt bool)) bool {
 	for p.char(';') {
 		p.spaces()
-		if p.rest == "" || !(isLower(p.rest[0]) || p.rest[0] == '*') {
+		if p.rest == "" || !isLower(p.rest[0]) && p.rest[0] != '*' {
 			return false
 		}
 		key := p.while(func(c byte) bool {

@@ -26,6 +26,14 @@ type Config struct {
 	// honour contexts for that (redis.Options.ContextTimeoutEnabled), or its own
 	// timeouts count. 0 means a second.
 	Timeout time.Duration
+	// DenialTTL is how long at most this process answers for Redis that a key
+	// is refused, without asking: a flooding client then costs Redis next to
+	// nothing. Never longer than the key has to wait, but a reset or a refund by
+	// another process, or time that a test's Redis skips, is seen only after it.
+	// 0 always asks; a second is a good value.
+	DenialTTL time.Duration
+	// MaxDenials bounds the refused keys that are remembered; 0 means 10,000.
+	MaxDenials int
 }
 
 // Store is a ratelimit.Store and a ratelimit.LeaseStore. It owns no goroutine
@@ -34,6 +42,7 @@ type Store struct {
 	client  redis.UniversalClient
 	cfg     Config
 	batcher batcher
+	denials denials
 
 	mu    sync.Mutex
 	names map[int64]string // of states, by ID
@@ -50,8 +59,11 @@ func New(client redis.UniversalClient, cfg Config) (*Store, error) {
 	if client == nil {
 		return nil, errors.New("ratelimitredis: New needs a client")
 	}
-	if cfg.Timeout < 0 {
-		return nil, fmt.Errorf("ratelimitredis: Config.Timeout %v is negative", cfg.Timeout)
+	if cfg.Timeout < 0 || cfg.DenialTTL < 0 || cfg.MaxDenials < 0 {
+		return nil, errors.New("ratelimitredis: Config.Timeout, DenialTTL and MaxDenials can't be negative")
+	}
+	if cfg.MaxDenials == 0 {
+		cfg.MaxDenials = 10_000
 	}
 	if cfg.Timeout == 0 {
 		cfg.Timeout = time.Second
@@ -62,6 +74,7 @@ func New(client redis.UniversalClient, cfg Config) (*Store, error) {
 	s := &Store{client: client, cfg: cfg, names: map[int64]string{}}
 	_, single := client.(*redis.Client)
 	s.batcher = batcher{client: client, timeout: cfg.Timeout, single: single}
+	s.denials = denials{ttl: cfg.DenialTTL, max: cfg.MaxDenials, entries: map[denied]denial{}}
 	return s, nil
 }
 
@@ -156,10 +169,18 @@ func appendNumbers(b []byte, numbers ...int64) []byte {
 
 // Decide implements ratelimit.Decider.
 func (d *decider) Decide(ctx context.Context, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
+	known := &d.store.denials
+	if out, used, ok := known.find(d, &req); ok {
+		return out, used, nil
+	}
 	out, used, err := d.store.batcher.do(ctx, d, &req)
+	if req.Op == ratelimit.Adjust {
+		known.forget(d.prefix, req.Key)
+	}
 	if err != nil {
 		return ratelimit.Outcome{}, ratelimit.Used{}, fmt.Errorf("%w: %w", ratelimit.ErrUnavailable, err)
 	}
+	known.learn(d, &req, out, used)
 	return out, used, nil
 }
 
@@ -205,6 +226,7 @@ func (d *decider) outcome(now int64, reply []int64, req *ratelimit.Request, i in
 // Reset implements ratelimit.Store. Leases are no state of a plan and stay.
 func (s *Store) Reset(ctx context.Context, scope, key string) (bool, error) {
 	n, err := s.client.Del(ctx, s.stateKey(scope, key)).Result()
+	s.denials.forget(s.stateKey(scope, ""), key)
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", ratelimit.ErrUnavailable, err)
 	}
