@@ -3,6 +3,7 @@ package ratelimitredis_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -397,6 +398,36 @@ func TestCallersOfAHungServerLeaveWithTheirContext(t *testing.T) {
 		_, err := l.Peek(context.Background(), "k", p, 1)
 		return err == nil
 	}, 10*time.Second, time.Millisecond)
+}
+
+// A server that dies under a batch answers every caller in it.
+func TestABatchThatFailsTellsAllItsCallers(t *testing.T) {
+	server := redistest.Server(t, services.RedisConfig{})
+	single := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1, DialerRetries: 1})
+	defer single.Close()
+	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": server.Addr()}, MaxRetries: -1})
+	defer ring.Close()
+	p := newPlan(t, ratelimit.PerMonth(1_000_000))
+	limiters := []*ratelimit.Limiter{
+		newLimiter(t, newStore(t, single, ratelimitredis.Config{})),
+		newLimiter(t, newStore(t, ring, ratelimitredis.Config{})),
+	}
+	for _, l := range limiters {
+		_, err := l.Allow(context.Background(), "k", p, 1)
+		require.NoError(t, err)
+	}
+	require.NoError(t, server.Kill())
+	for _, l := range limiters {
+		var wg sync.WaitGroup
+		for g := range 32 {
+			wg.Go(func() {
+				if _, err := l.Allow(context.Background(), fmt.Sprint("k", g%4), p, 1); !errors.Is(err, ratelimit.ErrUnavailable) {
+					t.Errorf("%v", err)
+				}
+			})
+		}
+		wg.Wait()
+	}
 }
 
 func TestErrorsSayThatNobodyKnows(t *testing.T) {
