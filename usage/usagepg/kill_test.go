@@ -173,7 +173,7 @@ func TestKilledProcessesLoseAndRepeatNothing(t *testing.T) {
 	dir := t.TempDir()
 	var acked atomic.Int64
 	var failed atomic.Value
-	kills, each := proving(3, 24), int64(proving(300, 5000))
+	kills, each := proving(2, 24), int64(proving(300, 5000))
 	for i := range kills {
 		before := acked.Load()
 		enough := make(chan struct{})
