@@ -280,7 +280,7 @@ func TestKilledProcessesNeverExceedTheLimit(t *testing.T) {
 		default:
 		}
 	}
-	processes := 3
+	processes := proving(3, 8)
 	for run := range proving(2, 10) {
 		var kills []func()
 		for p := range processes {
