@@ -101,6 +101,10 @@ func checkDomain(s string) (domain, reason string) {
 		return "", "has a domain that is not a valid name"
 	}
 	ascii = strings.ToLower(ascii)
+	// Some code points map to an A-label that no resolver would take back.
+	if again, err := idna.Lookup.ToASCII(ascii); err != nil || again != ascii {
+		return "", "has a domain that is not a valid name"
+	}
 	if len(ascii) > 253 {
 		return "", "has a domain of more than 253 octets"
 	}

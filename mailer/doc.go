@@ -40,10 +40,11 @@
 //
 // Enqueueing happens exactly once for a key, in the caller's transaction if it
 // is given ([Service.WithStore]). Sending happens at least once: SMTP can't tell
-// a lost reply from a lost mail. Results are written after five mails or ten
-// milliseconds, so that a crash repeats no more than that; a kind that says Hold
-// is never repeated, and stays for somebody to decide. A transport with
-// idempotency keys repeats nothing. Every attempt has the same Message-ID.
+// a lost reply from a lost mail. A sender takes the next mail when the result of
+// the last one is written, so that a crash repeats at most Config.Concurrency
+// mails; a kind that says Hold is never repeated, and stays for somebody to
+// decide. A transport with idempotency keys repeats nothing. Every attempt has
+// the same Message-ID.
 //
 // A mail is asked about right before it is sent: suppressed, expired, in quiet
 // hours, still relevant? Refusals are told apart by whose fault they are: the

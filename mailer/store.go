@@ -235,9 +235,10 @@ type Query struct {
 type Store interface {
 	// Enqueue takes mails in, all or none. For each it decides, in this order
 	// and in one atomic step: has the key been used (Duplicate); does a
-	// suppression block Stream and Class (the mail is kept as Dropped);
-	// is the cap reached (kept as Dropped); is one of the same group pending
-	// (it is replaced, keeping ID and RunAt); else it becomes Pending.
+	// suppression block Stream and Class (the mail is kept as Dropped); is one
+	// of the same group pending and untried (it is replaced, keeping ID, RunAt
+	// and CreatedAt); is the cap reached (kept as Dropped); else it becomes
+	// Pending.
 	// Superseded mails are dropped whenever the new one is Queued or Coalesced.
 	// Keys stay used until PurgeKeys.
 	Enqueue(ctx context.Context, mails []Enqueue) ([]Receipt, error)
@@ -288,8 +289,8 @@ type Store interface {
 	// Scrub removes address, name and data from at most limit mails that
 	// ended before the time, and returns how many. Their keys stay used.
 	Scrub(ctx context.Context, before time.Time, limit int) (int, error)
-	// PurgeKeys deletes at most limit scrubbed mails, and events, that ended
-	// before the time, and returns how many.
+	// PurgeKeys deletes scrubbed mails that ended before the time, and events
+	// from before it, at most limit of each. It returns the greater number.
 	PurgeKeys(ctx context.Context, before time.Time, limit int) (int, error)
 
 	// Export emits all that is held on an account, oldest first.

@@ -48,15 +48,15 @@ type flakyDecider struct {
 	ratelimit.Decider
 }
 
-func (d *flakyDecider) Decide(ctx context.Context, req ratelimit.Request) (ratelimit.Outcome, error) {
+func (d *flakyDecider) Decide(ctx context.Context, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
 	d.asked.Add(1)
 	if d.refuse.Load() {
-		return ratelimit.Outcome{}, errors.New("connection refused")
+		return ratelimit.Outcome{}, ratelimit.Used{}, errors.New("connection refused")
 	}
 	if d.hang.Load() {
 		if d.honours {
 			<-ctx.Done()
-			return ratelimit.Outcome{}, ctx.Err()
+			return ratelimit.Outcome{}, ratelimit.Used{}, ctx.Err()
 		}
 		<-d.thaw // deaf to the context, as clients are by default
 	}

@@ -266,7 +266,7 @@ func crossings(op Op, before, after int64) []Notice {
 		t := Threshold(op.Limit, op.Thresholds[i])
 		if before < t && t <= after {
 			out = append(out, Notice{
-				ID:      noticeID(op.Account, op.Meter, op.Period.From, op.Thresholds[i]),
+				ID:      NoticeID(op.Account, op.Meter, op.Period.From, op.Thresholds[i]),
 				Account: op.Account, Meter: op.Meter, Period: op.Period, Percent: op.Thresholds[i],
 				Used: after, Limit: op.Limit, At: op.Now, Superseded: len(out) > 0,
 			})
@@ -281,7 +281,8 @@ func Threshold(limit int64, percent int) int64 {
 	return limit/100*p + (limit%100*p+99)/100
 }
 
-func noticeID(account, meter string, from time.Time, percent int) string {
+// NoticeID returns the ID of the notice of a crossing.
+func NoticeID(account, meter string, from time.Time, percent int) string {
 	key := KeyOf(meter, account+"\x00"+strconv.FormatInt(from.UnixMicro(), 10)+"\x00"+strconv.Itoa(percent))
 	return "ntc_" + IDOf(key)[len("use_"):]
 }

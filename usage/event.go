@@ -45,7 +45,9 @@ type Event struct {
 // Entry is an event as a Store takes it: checked, with its key and time fixed,
 // so that it stays the same through every retry.
 type Entry struct {
-	Event // Time is UTC in whole microseconds; Properties are normalised
+	// Time is UTC in whole microseconds, Properties are normalised, and ID
+	// may be empty where Own is true: it is IDOf(Key).
+	Event
 	// Key identifies the event within account and meter. The keys of IDs that
 	// were made by this package are UUIDv7, unguessable and ascending; those
 	// of the caller's IDs are hashes.
@@ -138,6 +140,10 @@ func (s *Service) entry(e Event, now time.Time) (Entry, error) {
 // describe normalises the properties and derives Figures, Groups and Hash.
 func (e *Entry) describe(m Meter) error {
 	e.Figures = append(e.Figures, Figure{Value: e.Value})
+	if len(e.Properties) == 0 && m.Aggregation != Unique {
+		e.Properties, e.Hash = nil, e.Value
+		return nil
+	}
 	props := make(map[string]any, len(e.Properties))
 	h := fnv.New64a()
 	_, _ = h.Write(strconv.AppendInt(nil, e.Value, 10)) // a hash never fails

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"time"
 )
 
@@ -125,14 +126,37 @@ func (s *Service) Audit(ctx context.Context) (Audit, error) { return s.store.Aud
 // ExportSubject emits everything that is held on an account: events, counters,
 // reservations and notices.
 func (s *Service) ExportSubject(ctx context.Context, account string, emit func(record string, fields map[string]any) error) error {
+	if q, ok := s.cfg.Quotas.(subjectStore); ok {
+		if err := q.ExportSubject(ctx, account, emit); err != nil {
+			return err
+		}
+	}
 	return s.store.ExportSubject(ctx, account, emit)
+}
+
+// subjectStore is a QuotaStore that holds data on accounts.
+type subjectStore interface {
+	ExportSubject(ctx context.Context, account string, emit func(record string, fields map[string]any) error) error
+	EraseSubject(ctx context.Context, account string) (map[string]int64, error)
 }
 
 // EraseSubject deletes everything that is held on an account and returns how
 // many of each kind. The platform's totals keep the account's share, without a
 // trace of whose it was. It is idempotent.
 func (s *Service) EraseSubject(ctx context.Context, account string) (map[string]int64, error) {
-	return s.store.EraseSubject(ctx, account)
+	counts := map[string]int64{}
+	if q, ok := s.cfg.Quotas.(subjectStore); ok {
+		erased, err := q.EraseSubject(ctx, account)
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(counts, erased)
+	}
+	erased, err := s.store.EraseSubject(ctx, account)
+	for record, n := range erased {
+		counts[record] += n
+	}
+	return counts, err
 }
 
 func (s *Service) now() time.Time { return s.cfg.Now().UTC() }

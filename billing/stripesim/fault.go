@@ -58,6 +58,14 @@ func (f *Fault) ofEvents() bool {
 	return false
 }
 
+func (k FaultKind) known() bool {
+	switch k {
+	case RateLimited, ServerError, Unavailable, Reset, ResetAfter, TimeoutAfter, DropEvent, DuplicateEvent, DelayEvent, ReorderEvent:
+		return true
+	}
+	return false
+}
+
 // Inject adds faults. Each request and each event meets at most one: the
 // oldest that matches and isn't used up.
 func (s *Simulator) Inject(faults ...Fault) {

@@ -2,6 +2,7 @@ package mailertest
 
 import (
 	"bufio"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -29,6 +30,8 @@ type Step struct {
 	Reply string
 	// Drop closes the connection, after Reply if there is one.
 	Drop bool
+	// Delay comes before the answer, as on a long way.
+	Delay time.Duration
 	// Hang leaves the client waiting.
 	Hang bool
 	// Times limits the step to the first so many arrivals at this point; zero
@@ -76,6 +79,7 @@ type SMTP struct {
 	conns    map[net.Conn]bool
 	seen     map[string]int
 	received []Received
+	arrived  chan struct{} // closed and replaced with each message
 	commands []string
 	closed   bool
 	dials    int
@@ -88,7 +92,7 @@ func NewSMTP(t testing.TB, cfg SMTPConfig) *SMTP {
 	if err != nil {
 		t.Fatalf("mailertest: %v", err)
 	}
-	s := &SMTP{cfg: cfg, listener: l, conns: map[net.Conn]bool{}, seen: map[string]int{}}
+	s := &SMTP{cfg: cfg, listener: l, conns: map[net.Conn]bool{}, seen: map[string]int{}, arrived: make(chan struct{})}
 	host, port, _ := net.SplitHostPort(l.Addr().String())
 	s.Host = host
 	s.Port, _ = strconv.Atoi(port)
@@ -141,6 +145,23 @@ func (s *SMTP) Received() []Received {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]Received(nil), s.received...)
+}
+
+// Wait returns when n messages have come in, or with the context's error.
+func (s *SMTP) Wait(ctx context.Context, n int) error {
+	for {
+		s.mu.Lock()
+		have, arrived := len(s.received), s.arrived
+		s.mu.Unlock()
+		if have >= n {
+			return nil
+		}
+		select {
+		case <-arrived:
+		case <-ctx.Done():
+			return fmt.Errorf("mailertest: %d of %d messages came in: %w", have, n, ctx.Err())
+		}
+	}
 }
 
 // Commands returns every command line so far.
@@ -235,7 +256,10 @@ func (c *session) say(point, usual string) (positive, goOn bool) {
 			_, _ = io.Copy(io.Discard, c.conn) // until the client or the test hangs up
 			return false, false
 		}
-		reply = step.Reply
+		time.Sleep(step.Delay)
+		if step.Reply != "" || step.Drop {
+			reply = step.Reply
+		}
 	}
 	if reply != "" {
 		if _, err := io.WriteString(c.conn, strings.ReplaceAll(reply, "\n", "\r\n")+"\r\n"); err != nil {
@@ -426,6 +450,8 @@ func (c *session) data() bool {
 	c.s.mu.Lock()
 	c.s.received = append(c.s.received, got)
 	at := len(c.s.received) - 1
+	close(c.s.arrived)
+	c.s.arrived = make(chan struct{})
 	c.s.mu.Unlock()
 	positive, ok := c.say("DOT", "250 2.0.0 Ok: queued as "+strconv.Itoa(at+1))
 	c.s.mu.Lock()

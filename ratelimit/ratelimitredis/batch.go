@@ -47,15 +47,16 @@ type call struct {
 	key     string
 	next    *call // an equal request, decided together
 	out     ratelimit.Outcome
+	used    ratelimit.Used
 	err     error
 	done    chan struct{}
 }
 
 var calls = sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }}
 
-func (b *batcher) do(ctx context.Context, d *decider, req *ratelimit.Request) (ratelimit.Outcome, error) {
+func (b *batcher) do(ctx context.Context, d *decider, req *ratelimit.Request) (out ratelimit.Outcome, used ratelimit.Used, err error) {
 	if err := ctx.Err(); err != nil {
-		return ratelimit.Outcome{}, err
+		return out, used, err
 	}
 	b.mu.Lock()
 	if b.flights < maxFlights && len(b.queue) == 0 {
@@ -66,7 +67,7 @@ func (b *batcher) do(ctx context.Context, d *decider, req *ratelimit.Request) (r
 	}
 	if len(b.queue) >= maxQueue {
 		b.mu.Unlock()
-		return ratelimit.Outcome{}, errQueue
+		return out, used, errQueue
 	}
 	c := calls.Get().(*call)
 	c.decider, c.req, c.key = d, *req, d.prefix+req.Key
@@ -74,13 +75,13 @@ func (b *batcher) do(ctx context.Context, d *decider, req *ratelimit.Request) (r
 	b.mu.Unlock()
 	select {
 	case <-c.done:
-		out, err := c.out, c.err
+		out, used, err = c.out, c.used, c.err
 		*c = call{done: c.done}
 		calls.Put(c)
-		return out, err
+		return out, used, err
 	case <-ctx.Done():
 		// The call stays in its batch, whose goroutine still writes to it.
-		return ratelimit.Outcome{}, ctx.Err()
+		return out, used, ctx.Err()
 	}
 }
 
@@ -158,7 +159,7 @@ func (c *call) len() (n int64) {
 // settle hands the reply about a group to its calls.
 func (c *call) settle(now int64, reply []int64) {
 	for i := int64(0); c != nil; c, i = c.next, i+1 {
-		c.out = c.decider.outcome(now, reply, &c.req, i)
+		c.out, c.used = c.decider.outcome(now, reply, &c.req, i)
 	}
 }
 
@@ -171,16 +172,17 @@ func (c *call) fail(err error) {
 var one any = "1"
 
 // one decides for a single caller.
-func (b *batcher) one(ctx context.Context, d *decider, req *ratelimit.Request) (ratelimit.Outcome, error) {
+func (b *batcher) one(ctx context.Context, d *decider, req *ratelimit.Request) (out ratelimit.Outcome, used ratelimit.Used, err error) {
 	plan := d.args(req.Spans)
 	reply, err := decideScript.run(ctx, b.client, []string{d.prefix + req.Key}, request(plan, req, 1))
 	if err != nil {
-		return ratelimit.Outcome{}, err
+		return out, used, err
 	}
 	if len(reply) != 1+d.replyLen() {
-		return ratelimit.Outcome{}, errReply
+		return out, used, errReply
 	}
-	return d.outcome(reply[0], reply[1:], req, 0), nil
+	out, used = d.outcome(reply[0], reply[1:], req, 0)
+	return out, used, nil
 }
 
 // request is the arguments of one plan and one key.

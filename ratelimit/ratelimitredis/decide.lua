@@ -30,7 +30,9 @@ end
 
 local function decode(v)
   if struct then
-    return {struct.unpack(format(#v / 8), v)}
+    local t = {struct.unpack(format(#v / 8), v)}
+    t[#t] = nil -- where reading ended
+    return t
   end
   local t, n = {}, 0
   for digits in string.gmatch(v, '%S+') do

@@ -140,50 +140,51 @@ func (d *decider) args(spans *ratelimit.Spans) *planArgs {
 }
 
 // Decide implements ratelimit.Decider.
-func (d *decider) Decide(ctx context.Context, req ratelimit.Request) (ratelimit.Outcome, error) {
-	out, err := d.store.batcher.do(ctx, d, &req)
+func (d *decider) Decide(ctx context.Context, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
+	out, used, err := d.store.batcher.do(ctx, d, &req)
 	if err != nil {
-		return ratelimit.Outcome{}, fmt.Errorf("%w: %w", ratelimit.ErrUnavailable, err)
+		return ratelimit.Outcome{}, ratelimit.Used{}, fmt.Errorf("%w: %w", ratelimit.ErrUnavailable, err)
 	}
-	return out, nil
+	return out, used, nil
 }
 
 // replyLen is how many numbers the script returns about a key.
 func (d *decider) replyLen() int { return 2 + 2*len(d.rules) }
 
 // outcome reads what the script said about the i-th of m equal requests.
-func (d *decider) outcome(now int64, reply []int64, req *ratelimit.Request, i int64) ratelimit.Outcome {
-	out := ratelimit.Outcome{Now: now}
+func (d *decider) outcome(now int64, reply []int64, req *ratelimit.Request, i int64) (out ratelimit.Outcome, levels ratelimit.Used) {
+	out.Now = now
 	admitted := reply[0]
 	if admitted < 0 {
-		out.Stale = true
-		return out
+		out.SetStale()
+		return out, levels
 	}
 	for w := range d.rules {
-		level := &out.Levels[w]
-		level.Used = reply[2+2*w]
+		used := reply[2+2*w]
 		if later := admitted - 1 - i; later > 0 {
 			// Those behind this one were charged after it.
-			unit := max(d.rules[w].Interval, 1)
-			if d.rules[w].Algorithm == ratelimit.Rolling {
-				unit = 1
+			unit := req.Cost
+			if d.rules[w].Algorithm == ratelimit.Bucket {
+				unit *= d.rules[w].Interval
 			}
-			level.Used -= later * req.Cost * unit
+			used -= later * unit
 		}
+		levels.Set(w, used)
 	}
 	if i < admitted && d.merges && req.Op == ratelimit.Take {
-		return out // what the reply says of waiting is about those refused
+		return out, levels // what the reply says of waiting is about those refused
 	}
-	out.Over = uint8(reply[1])
 	for w := range d.rules {
-		if out.Over&(1<<w) == 0 {
+		if reply[1]&(1<<w) == 0 {
 			continue
 		}
-		if out.Levels[w].Wait = reply[3+2*w]; out.Levels[w].Wait < 0 {
-			out.Levels[w].Wait = ratelimit.WaitForever
+		wait := reply[3+2*w]
+		if wait < 0 {
+			wait = ratelimit.WaitForever
 		}
+		out.SetOver(w, d.rules[w].Shadow, wait)
 	}
-	return out
+	return out, levels
 }
 
 // Reset implements ratelimit.Store. Leases are no state of a plan and stay.

@@ -138,6 +138,9 @@ func compareEntries(a, b usage.Entry) int {
 // add inserts an event at its place: nearly always the end.
 func (l *eventLog) add(e usage.Entry) {
 	l.hashes[e.Key] = e.Hash
+	if e.ID == "" && e.Account != "" {
+		e.ID = usage.IDOf(e.Key)
+	}
 	if n := len(l.entries); n == 0 || compareEntries(l.entries[n-1], e) < 0 {
 		l.entries = append(l.entries, e)
 		return
@@ -359,6 +362,16 @@ func (s *Store) NoticeDone(ctx context.Context, n usage.Notice, _ time.Time) err
 	defer unlock()
 	if x := a.notices[n.ID]; x != nil {
 		x.done = true
+	}
+	return ctx.Err()
+}
+
+// PutNotices stores notices that another QuotaStore has found due.
+func (s *Store) PutNotices(ctx context.Context, notices []usage.Notice) error {
+	for _, n := range notices {
+		a, unlock := s.lock(n.Account)
+		a.notify([]usage.Notice{n})
+		unlock()
 	}
 	return ctx.Err()
 }

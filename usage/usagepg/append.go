@@ -42,7 +42,7 @@ func (s *Store) Append(ctx context.Context, now time.Time, entries []usage.Entry
 			out = append(out, got...)
 		}
 		if err := tx.Commit(ctx); err != nil {
-			return nil, kindOf(&unknownOutcome{err})
+			return nil, kindOf(&unknownOutcomeError{err})
 		}
 		return out, nil
 	}
@@ -61,13 +61,13 @@ func (s *Store) Append(ctx context.Context, now time.Time, entries []usage.Entry
 // fold: 1000 times 2^53 fits into an int64.
 const maxBatch = 1000
 
-// append is one try. In the order that all transactions of this store keep,
-// it locks counters, claims keys, stores events, and writes rollups, counters
-// and notices.
+// append is one try. It claims keys and stores events, which nobody else waits
+// for, and only then writes what others may want to write too: counters, days
+// and the platform's rows, in the order that all transactions of this store
+// keep.
 func (s *Store) append(w *work, now time.Time, entries []usage.Entry, out []usage.AppendOutcome) error {
 	// Which event of the batch stands for each key: the first.
 	first := make(map[eventKey]int, len(entries))
-	periods := map[counterKey]usage.Period{}
 	var own, keyed []int
 	for i, e := range entries {
 		out[i] = usage.Duplicate
@@ -84,9 +84,6 @@ func (s *Store) append(w *work, now time.Time, entries []usage.Entry, out []usag
 		} else {
 			keyed = append(keyed, i)
 		}
-		if !e.Charge.Period.IsZero() {
-			periods[keyOfCounter(e.Account, e.Meter, e.Charge.Period)] = e.Charge.Period
-		}
 	}
 	order := func(a, b int) int {
 		x, y := entries[a], entries[b]
@@ -95,11 +92,7 @@ func (s *Store) append(w *work, now time.Time, entries []usage.Entry, out []usag
 	slices.SortFunc(own, order)
 	slices.SortFunc(keyed, order)
 
-	counters := locked{}
 	b := &pgx.Batch{}
-	if len(periods) > 0 {
-		s.lock(b, periods, counters)
-	}
 	stored := map[int]bool{}
 	claimed := func(rows pgx.Rows) error {
 		for rows.Next() {
@@ -139,9 +132,6 @@ func (s *Store) append(w *work, now time.Time, entries []usage.Entry, out []usag
 	if err := w.send(b); err != nil {
 		return err
 	}
-	if err := s.checkLocked(periods, counters); err != nil {
-		return err
-	}
 	missing := 0
 	for _, i := range own {
 		if !stored[i] {
@@ -174,29 +164,27 @@ func (s *Store) append(w *work, now time.Time, entries []usage.Entry, out []usag
 		}
 		b.Queue(insertEvents, args...)
 	}
-	var rolled rollups
-	var notices []usage.Notice
-	for i, e := range entries {
-		if !stored[i] {
-			continue
-		}
-		out[i] = usage.Stored
-		rolled.add(e)
-		if charged(e) {
-			notices = append(notices, counters[keyOfCounter(e.Account, e.Meter, e.Charge.Period)].Charge(e, now)...)
-		}
-	}
 	if len(stored) == 0 {
 		return nil // rolled back: nothing is new
 	}
+	var rolled rollups
+	charges := charging{}
+	for i, e := range entries {
+		if stored[i] {
+			out[i] = usage.Stored
+			rolled.add(e)
+			charges.add(e)
+		}
+	}
+	var notices []usage.Notice
+	charges.queue(b, now, &notices)
 	rolled.queue(b)
-	counters.queue(b)
-	queueNotices(b, notices)
-	if err := w.commit(b); err != nil {
+	if err := w.send(b); err != nil {
 		return err
 	}
-	s.rememberCounters(counters)
-	return nil
+	b = &pgx.Batch{}
+	queueNotices(b, notices)
+	return w.commit(b)
 }
 
 // duplicateMemory is for how many batches after a duplicate of an own key the

@@ -30,19 +30,21 @@ func (s *Store) Apply(ctx context.Context, op usage.Op) (usage.Decision, error) 
 	return s.laneOf(op.Account).do(ctx, st)
 }
 
-// flush takes the steps in one transaction, which no single caller's context
-// may end.
-func (s *Store) flush(steps []*step) {
-	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.Timeout)
+// flush takes the steps in one transaction.
+func (s *Store) flush(ctx context.Context, steps []*step) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
 	defer cancel()
 	s.apply(ctx, steps)
 }
 
 func (s *Store) apply(ctx context.Context, steps []*step) {
-	err := s.tx(ctx, func(w *work) error {
-		f := &applying{store: s, work: w, counters: locked{}, holds: map[holdKey]*usage.Hold{}, known: map[eventKey]int64{}}
-		return f.run(steps)
-	})
+	done, err := s.fast(ctx, steps)
+	if done {
+		return
+	}
+	if err == nil {
+		err = s.whole(ctx, steps)
+	}
 	if err == nil {
 		return
 	}
@@ -60,6 +62,14 @@ func (s *Store) apply(ctx context.Context, steps []*step) {
 			st.err = &usage.UnknownOutcomeError{Key: st.op.Key, Err: err}
 		}
 	}
+}
+
+// whole decides any steps, in one transaction of two round trips.
+func (s *Store) whole(ctx context.Context, steps []*step) error {
+	return s.tx(ctx, func(w *work) error {
+		f := &applying{store: s, work: w, counters: locked{}, holds: map[holdKey]*usage.Hold{}, known: map[eventKey]int64{}}
+		return f.run(steps)
+	})
 }
 
 type holdKey struct{ account, key string }
@@ -192,17 +202,17 @@ func (f *applying) step(st *step) (changed bool, err error) {
 			}
 		}
 	}
-	out, stepErr := c.Step(op, hold)
-	if stepErr == nil && !out.Decision.Allowed && c.Held > 0 && !c.expired {
+	var out usage.Outcome
+	out, st.err = c.Step(op, hold)
+	if st.err == nil && !out.Decision.Allowed && c.Held > 0 && !c.expired {
 		if err := f.expire(c, op.Now); err != nil {
 			return false, err
 		}
 		changed = c.Counter != c.before
-		out, stepErr = c.Step(op, f.holds[hk])
+		out, st.err = c.Step(op, f.holds[hk])
 	}
-	if stepErr != nil {
-		st.err = stepErr
-		return changed, nil
+	if st.err != nil {
+		return changed, nil // the caller's error: the others go on
 	}
 	st.decision = out.Decision
 	if out.Hold != nil {

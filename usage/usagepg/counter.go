@@ -129,3 +129,92 @@ func (l locked) queue(b *pgx.Batch) {
 		b.Queue(updateCounters, accounts, meters, from, used, held, bare, limits)
 	}
 }
+
+// charging is what the events of a batch add to counters.
+type charging map[counterKey]*charge
+
+type charge struct {
+	usage.Charge
+	units int64 // at most 1000 times 2^53
+}
+
+func (ch charging) add(e usage.Entry) {
+	if e.Charge.Period.IsZero() {
+		return
+	}
+	k := keyOfCounter(e.Account, e.Meter, e.Charge.Period)
+	c := ch[k]
+	if c == nil {
+		c = &charge{}
+		ch[k] = c
+	}
+	c.Charge = e.Charge // the newest word on the limit
+	c.units += e.Value
+}
+
+// chargeCounters adds units, and returns the counters that have crossed one of
+// the thresholds, with each one that they have crossed, highest first.
+const chargeCounters = `
+with x as (
+	select * from unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::bigint[], $6::bigint[])
+		as x (account, meter, period_from, period_to, units, lim)
+), u as (
+	insert into usage_counters as c (account, meter, period_from, period_to, used, lim)
+	select * from x
+	on conflict (account, meter, period_from) do update set used = c.used + excluded.used, lim = excluded.lim
+	returning account, meter, period_from, period_to, used, lim
+)
+select u.account, u.meter, u.period_from, u.period_to, u.used, u.lim, p.percent
+from u
+join x using (account, meter, period_from)
+cross join unnest($7::int[]) as p (percent)
+where u.lim > 0
+	and u.used - x.units < u.lim / 100 * p.percent + (u.lim % 100 * p.percent + 99) / 100
+	and u.used >= u.lim / 100 * p.percent + (u.lim % 100 * p.percent + 99) / 100
+order by u.account, u.meter, u.period_from, p.percent desc`
+
+// queue adds a statement for each set of thresholds, which is one as a rule.
+func (ch charging) queue(b *pgx.Batch, now time.Time, notices *[]usage.Notice) {
+	type set struct {
+		thresholds []int
+		keys       []counterKey
+	}
+	var sets []set
+	for _, k := range slices.SortedFunc(maps.Keys(ch), compareCounters) {
+		i := slices.IndexFunc(sets, func(s set) bool { return slices.Equal(s.thresholds, ch[k].Thresholds) })
+		if i < 0 {
+			i = len(sets)
+			sets = append(sets, set{thresholds: ch[k].Thresholds})
+		}
+		sets[i].keys = append(sets[i].keys, k)
+	}
+	for _, s := range sets {
+		n := len(s.keys)
+		accounts, meters, from, to := make([]string, n), make([]string, n), make([]time.Time, n), make([]time.Time, n)
+		units, limits := make([]int64, n), make([]int64, n)
+		for i, k := range s.keys {
+			c := ch[k]
+			accounts[i], meters[i], from[i], to[i] = k.account, k.meter, c.Period.From, c.Period.To
+			units[i], limits[i] = c.units, c.Limit
+		}
+		percents := make([]int32, len(s.thresholds))
+		for i, p := range s.thresholds {
+			percents[i] = int32(p)
+		}
+		b.Queue(chargeCounters, accounts, meters, from, to, units, limits, percents).Query(func(rows pgx.Rows) error {
+			last := counterKey{}
+			for rows.Next() {
+				x := usage.Notice{At: now}
+				if err := rows.Scan(&x.Account, &x.Meter, &x.Period.From, &x.Period.To, &x.Used, &x.Limit, &x.Percent); err != nil {
+					return err
+				}
+				x.Period.From, x.Period.To = x.Period.From.UTC(), x.Period.To.UTC()
+				x.ID = usage.NoticeID(x.Account, x.Meter, x.Period.From, x.Percent)
+				k := keyOfCounter(x.Account, x.Meter, x.Period)
+				x.Superseded, last = k == last, k
+				*notices = append(*notices, x)
+			}
+			return rows.Err()
+		})
+	}
+}

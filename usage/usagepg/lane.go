@@ -21,7 +21,7 @@ type lane struct {
 	mu      sync.Mutex
 	queue   []*step
 	running bool
-	flush   func([]*step)
+	flush   func(context.Context, []*step)
 }
 
 // step is one caller's quota step.
@@ -40,11 +40,20 @@ func (s *Store) laneOf(account string) *lane {
 // step is taken back if it isn't under way yet.
 func (l *lane) do(ctx context.Context, st *step) (usage.Decision, error) {
 	l.mu.Lock()
-	l.queue = append(l.queue, st)
 	if !l.running {
+		// Nobody is under way: the caller goes at once and by itself, and
+		// leaves those who come meanwhile to a goroutine.
 		l.running = true
-		go l.run()
+		l.mu.Unlock()
+		l.flush(ctx, []*step{st})
+		l.mu.Lock()
+		if l.running = len(l.queue) > 0; l.running {
+			go l.run()
+		}
+		l.mu.Unlock()
+		return st.decision, st.err
 	}
+	l.queue = append(l.queue, st)
 	l.mu.Unlock()
 	select {
 	case <-st.done:
@@ -75,7 +84,7 @@ func (l *lane) run() {
 		batch := slices.Clone(l.queue[:n])
 		l.queue = append(l.queue[:0], l.queue[n:]...)
 		l.mu.Unlock()
-		l.flush(batch)
+		l.flush(context.Background(), batch) // no single caller's context ends it
 		for _, st := range batch {
 			close(st.done)
 		}

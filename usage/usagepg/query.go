@@ -390,6 +390,16 @@ func (s *Store) NoticeDone(ctx context.Context, n usage.Notice, now time.Time) e
 	return kindOf(err)
 }
 
+// PutNotices stores notices that another QuotaStore has found due.
+func (s *Store) PutNotices(ctx context.Context, notices []usage.Notice) error {
+	b := &pgx.Batch{}
+	queueNotices(b, slices.Clone(notices))
+	if b.Len() == 0 {
+		return nil
+	}
+	return s.tx(ctx, func(w *work) error { return w.commit(b) })
+}
+
 // Notices implements usage.NoticeStore.
 func (s *Store) Notices(ctx context.Context, account string, n int) ([]usage.Notice, error) {
 	return s.selectNotices(ctx, "select "+noticeColumns+` from usage_notices where account = $1 order by at desc, id collate "C" limit $2`, account, n)

@@ -204,6 +204,9 @@ func (w *work) send(b *pgx.Batch) error {
 	if w.begin {
 		with := &pgx.Batch{}
 		with.Queue("begin")
+		// All these statements go by keys. A plan that was made while a table
+		// was small would go on reading it from end to end.
+		with.Queue("set local enable_seqscan = off")
 		with.QueuedQueries = append(with.QueuedQueries, b.QueuedQueries...)
 		b, w.begin = with, false
 	}
@@ -226,7 +229,7 @@ func (w *work) commit(b *pgx.Batch) error {
 			w.committed = true
 		case !errors.As(err, &pg):
 			// The server may have got the commit.
-			err = &unknownOutcome{err}
+			err = &unknownOutcomeError{err}
 		}
 		return err
 	}
@@ -240,16 +243,16 @@ func (w *work) commit(b *pgx.Batch) error {
 	}
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) && !errors.Is(err, pgx.ErrTxCommitRollback) {
-		err = &unknownOutcome{err}
+		err = &unknownOutcomeError{err}
 	}
 	return err
 }
 
-// unknownOutcome is a lost connection at a commit.
-type unknownOutcome struct{ err error }
+// unknownOutcomeError is a lost connection at a commit.
+type unknownOutcomeError struct{ err error }
 
-func (e *unknownOutcome) Error() string   { return e.err.Error() }
-func (e *unknownOutcome) Unwrap() []error { return []error{usage.ErrUnknownOutcome, e.err} }
+func (e *unknownOutcomeError) Error() string   { return e.err.Error() }
+func (e *unknownOutcomeError) Unwrap() []error { return []error{usage.ErrUnknownOutcome, e.err} }
 
 // errRaced says that somebody else has stored the same key in the meantime.
 var errRaced = errors.New("usagepg: raced")
