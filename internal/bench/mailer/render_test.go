@@ -3,18 +3,21 @@ package mailer
 import (
 	"bytes"
 	"context"
+	"errors"
 	htmltemplate "html/template"
 	"os"
 	"testing"
 	texttemplate "text/template"
 	"time"
 
+	"github.com/matcornic/hermes/v2"
+
 	"github.com/kolekt/commerce/mailer"
 )
 
 // TestTableRender measures a shipped mail, HTML and text, through the service
 // without a transport, beside the same output from templates that are parsed
-// for each mail, as a handler without a registry does.
+// for each mail, as a handler without a registry does, and beside Hermes.
 func TestTableRender(t *testing.T) {
 	kinds, err := mailer.Shipped(nil)
 	if err != nil {
@@ -58,17 +61,27 @@ func TestTableRender(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	hermesMail := hermes.Email{Body: hermes.Body{Name: "Ada", Intros: []string{"You have used 8 of 10 kolekts.", "Your quota on the Free plan starts again on 1 December."},
+		Actions: []hermes.Action{{Instructions: "If you need more before then, Pro gives you room.", Button: hermes.Button{Color: "#1f5fd6", Text: "See Pro", Link: "https://example.com"}}}}}
+	first := hermes.Hermes{Product: hermes.Product{Name: "Example", Link: "https://example.com"}}
 	send()
 	raw, err := last.Bytes()
 	if err != nil {
 		t.Fatal(err)
 	}
-	const n, rounds = 500, 9
+	const n, rounds = 40, 9
 	took := map[string][]time.Duration{}
 	rows := []struct {
 		name string
 		do   func()
 	}{
+		{"matcornic/hermes 2.1.0, HTML and text", func() {
+			_, err := first.GenerateHTML(hermesMail)
+			_, textErr := first.GeneratePlainText(hermesMail)
+			if err = errors.Join(err, textErr); err != nil {
+				t.Fatal(err)
+			}
+		}},
 		{"html/template and text/template, parsed for each mail", parsePerMail},
 		{"commerce: check, render subject, preheader, text, HTML", send},
 		{"commerce: compose MIME beside it", func() {
@@ -86,9 +99,9 @@ func TestTableRender(t *testing.T) {
 			took[r.name] = append(took[r.name], time.Since(start)/n)
 		}
 	}
-	t.Logf("mail of %d bytes HTML, %d bytes text, %d bytes MIME; Hermes is not available from the module proxy", len(last.HTML), len(last.Text), len(raw))
+	t.Logf("mail of %d bytes HTML, %d bytes text, %d bytes MIME", len(last.HTML), len(last.Text), len(raw))
 	for _, r := range rows {
-		t.Logf("%-56s median %6.0f µs  best %6.0f µs  ratio to parsing %.1f  allocs %.0f", r.name, us(median(took[r.name])), us(fastest(took[r.name])),
+		t.Logf("%-56s median %6.0f µs  best %6.0f µs  ratio to Hermes %.1f  allocs %.0f", r.name, us(median(took[r.name])), us(fastest(took[r.name])),
 			float64(median(took[rows[0].name]))/float64(median(took[r.name])), testing.AllocsPerRun(100, r.do))
 	}
 }
