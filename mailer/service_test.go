@@ -454,7 +454,7 @@ func TestForgedTokensAreRefused(t *testing.T) {
 			continue
 		}
 		rec := httptest.NewRecorder()
-		w.UnsubscribeHandler().ServeHTTP(rec, httptest.NewRequest("POST", "/u/"+string(changed), nil))
+		w.UnsubscribeHandler().ServeHTTP(rec, httptest.NewRequest(http.MethodPost, "/u/"+string(changed), nil))
 		if rec.Code == http.StatusOK {
 			// The last character of base64 has bits that mean nothing.
 			require.Equal(t, len(token)-1, i)
