@@ -646,6 +646,7 @@ func TestConfigIsCheckedAtOnce(t *testing.T) {
 		"ReturnPath":      func(c *mailer.Config) { c.ReturnPath = "x" },
 		"FromStream":      func(c *mailer.Config) { c.FromStream = map[string]mailer.Address{"tips": {}} },
 		"PublicURL":       func(c *mailer.Config) { c.PublicURL = "http://example.com" },
+		"http only":       func(c *mailer.Config) { c.PublicURL = "http://localhost.evil.example/u" },
 		"lifecycle":       func(c *mailer.Config) { c.PublicURL = "" },
 		"Accent":          func(c *mailer.Config) { c.Brand.Accent = "red" },
 		"Brand.URL":       func(c *mailer.Config) { c.Brand.URL = "javascript:alert(1)" },
@@ -671,6 +672,17 @@ func TestConfigIsCheckedAtOnce(t *testing.T) {
 	}
 	_, err = mailer.New(nil, nil, mailer.Config{})
 	require.ErrorIs(t, err, mailer.ErrConfig)
+}
+
+func TestLocalhostNeedsNoTLS(t *testing.T) {
+	for _, u := range []string{"http://localhost:8000/mail/unsubscribe", "http://127.0.0.1/u", "http://localhost/u/", "https://example.com"} {
+		w := newWorld(t, func(_, _ *mailer.Spec[note], cfg *mailer.Config) {
+			cfg.PublicURL, cfg.Brand.URL = u, "http://localhost:8000"
+		})
+		w.enqueue(t, w.tip, "a")
+		w.flush(t)
+		require.Len(t, w.sent, 1, u)
+	}
 }
 
 func superseding(t *testing.T) mailer.AnyKind {
