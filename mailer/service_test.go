@@ -747,3 +747,44 @@ func TestPaceIsAsked(t *testing.T) {
 	w.flush(t)
 	require.Len(t, w.sent, 1)
 }
+
+func TestHintWakesTheWorker(t *testing.T) {
+	w := newWorld(t, func(_, _ *mailer.Spec[note], cfg *mailer.Config) { cfg.Poll = time.Hour })
+	arrived := make(chan struct{}, 1000)
+	w.script = func(*mailer.Message) mailer.Result {
+		arrived <- struct{}{}
+		return mailer.Result{Outcome: mailer.Sent}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error)
+	go func() { ended <- w.Run(ctx) }()
+	// A hint can come before the worker waits; mail goes on until one has woken it.
+	for i := 0; ; i++ {
+		w.enqueue(t, w.note, fmt.Sprint(i))
+		select {
+		case <-arrived:
+			cancel()
+			require.NoError(t, <-ended)
+			return
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+func TestWordsForLogs(t *testing.T) {
+	states, statuses := map[string]bool{}, map[string]bool{}
+	for s := mailer.Pending; s <= mailer.Held; s++ {
+		states[s.String()] = true
+	}
+	for s := mailer.Queued; s <= mailer.Irrelevant; s++ {
+		statuses[s.String()] = true
+	}
+	require.Len(t, states, 7)
+	require.Len(t, statuses, 7)
+	for _, s := range []fmt.Stringer{mailer.State(99), mailer.Status(99), mailer.Class(99)} {
+		require.Contains(t, []string{"unknown", "unclassified"}, s.String())
+	}
+	cause := errors.New("cause")
+	require.ErrorIs(t, &mailer.SendError{ID: "mail_1", Result: mailer.Result{Err: cause}}, cause)
+	require.ErrorIs(t, &mailer.HeaderError{Name: "X", Reason: "y"}, mailer.ErrHeader)
+}
