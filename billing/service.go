@@ -103,10 +103,8 @@ func (cfg Config) withDefaults() (Config, error) {
 		return cfg, fmt.Errorf("%w: Config.Attempts is negative", ErrInvalid)
 	case cfg.Retention < late:
 		return cfg, fmt.Errorf("%w: Config.Retention is %v, want 35 days or more", ErrInvalid, cfg.Retention)
-	case cfg.Policy.Suspend < 0 || cfg.Policy.MaxStale < 0:
-		return cfg, fmt.Errorf("%w: Config.Policy: Suspend and MaxStale aren't negative", ErrInvalid)
 	}
-	return cfg, nil
+	return cfg, cfg.Policy.validate()
 }
 
 // Service is the billing of an application. It is safe for concurrent use, and
