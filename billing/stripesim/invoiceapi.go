@@ -1,0 +1,404 @@
+package stripesim
+
+import (
+	"slices"
+)
+
+func (s *Simulator) fetchInvoice(c *call) (any, error) {
+	return find[*invoice](s, kindInvoice, c.id(), "")
+}
+
+func (s *Simulator) listInvoices(c *call) (any, error) {
+	f := c.form
+	items := newest(s, kindInvoice, func(v *invoice) bool {
+		return (!f.has("customer") || v.customer == f.str("customer")) && (!f.has("subscription") || v.subscription == f.str("subscription")) &&
+			(!f.has("status") || v.status == f.str("status"))
+	})
+	return &page{url: "/v1/invoices", items: within(f, entities(items)), window: f}, nil
+}
+
+func (s *Simulator) invoiceLines(c *call) (any, error) {
+	v, err := find[*invoice](s, kindInvoice, c.id(), "")
+	if err != nil {
+		return nil, err
+	}
+	return &page{url: "/v1/invoices/" + v.id + "/lines", items: entities(slices.Clone(v.lines)), window: c.form}, nil
+}
+
+// createInvoice makes a draft of a customer's pending items.
+func (s *Simulator) createInvoice(c *call) (any, error) {
+	f := c.form
+	cust, err := s.liveCustomer(f.str("customer"), "customer")
+	if err != nil {
+		return nil, err
+	}
+	now := s.at(cust.clock)
+	v := &invoice{
+		customer: cust.id, currency: f.str("currency"), reason: "manual", periodStart: now, periodEnd: now, autoAdvance: f.bool("auto_advance"),
+		description: f.str("description"), defaultPM: f.str("default_payment_method"),
+	}
+	var pending []*invoiceItem
+	if f.str("pending_invoice_items_behavior") == "include" {
+		pending = s.pendingItems(cust.id, "")
+	}
+	if id := f.str("subscription"); id != "" {
+		sub, err := find[*subscription](s, kindSubscription, id, "subscription")
+		if err != nil {
+			return nil, err
+		}
+		if sub.customer != cust.id {
+			return nil, badRequest("", "subscription", "The subscription %s is of another customer.", id)
+		}
+		v.subscription = sub.id
+		pending = s.pendingItems(cust.id, sub.id)
+	}
+	for _, x := range pending {
+		v.lines = append(v.lines, x.line())
+		v.currency = x.currency
+	}
+	if v.currency == "" {
+		v.currency = cust.currencyOr("usd")
+	}
+	v.metadata = f.merge("metadata", nil)
+	if v.autoAdvance {
+		v.finalizeAt = now + draftTime
+	}
+	if cust.discount != nil && cust.discount.running(now) {
+		v.discounts = []*discount{cust.discount}
+	}
+	return s.newInvoice(v), nil
+}
+
+func (s *Simulator) updateInvoice(c *call) (any, error) {
+	v, err := find[*invoice](s, kindInvoice, c.id(), "")
+	if err != nil {
+		return nil, err
+	}
+	f := c.form
+	if f.has("description") && v.status != "draft" {
+		return nil, badRequest("invoice_not_editable", "description", "Finalized invoices can't be updated in this way")
+	}
+	s.change("invoice.updated", v, func() {
+		if f.has("description") {
+			v.description = f.str("description")
+		}
+		if f.has("default_payment_method") {
+			v.defaultPM = f.str("default_payment_method")
+		}
+		if f.has("auto_advance") {
+			v.autoAdvance = f.bool("auto_advance")
+			if v.status == "draft" && v.autoAdvance {
+				v.finalizeAt = s.at(v.clock) + draftTime
+			}
+		}
+		v.metadata = f.merge("metadata", v.metadata)
+	})
+	return v, nil
+}
+
+func (s *Simulator) deleteInvoice(c *call) (any, error) {
+	v, err := find[*invoice](s, kindInvoice, c.id(), "")
+	if err != nil {
+		return nil, err
+	}
+	if v.status != "draft" || v.subscription != "" {
+		return nil, badRequest("invoice_not_editable", "id", "Only drafts that are not of a subscription can be deleted.")
+	}
+	for _, l := range v.lines {
+		if it, ok := get[*invoiceItem](s, kindInvoiceItem, l.invoiceItem); ok {
+			it.invoice = ""
+		}
+	}
+	s.emit("invoice.deleted", v)
+	s.remove(v)
+	return object{"id": v.id, "object": kindInvoice, "deleted": true}, nil
+}
+
+func (s *Simulator) finalizeInvoice(c *call) (any, error) {
+	v, err := find[*invoice](s, kindInvoice, c.id(), "")
+	if err != nil {
+		return nil, err
+	}
+	if v.status != "draft" {
+		return nil, badRequest("invoice_no_longer_draft", "id", "This invoice is already finalized, you can't re-finalize a non-draft invoice.")
+	}
+	if c.form.has("auto_advance") {
+		v.autoAdvance = c.form.bool("auto_advance")
+	}
+	s.finalize(v)
+	if v.status == "open" && v.autoAdvance {
+		// Stripe charges within the hour; the simulator with the next move.
+		v.nextAttempt = s.at(v.clock) + draftTime
+	}
+	return v, nil
+}
+
+func (s *Simulator) payInvoice(c *call) (any, error) {
+	v, err := find[*invoice](s, kindInvoice, c.id(), "")
+	if err != nil {
+		return nil, err
+	}
+	f := c.form
+	switch v.status {
+	case "draft":
+		s.finalize(v)
+	case "open", "uncollectible":
+	default:
+		return nil, badRequest("invoice_not_payable", "id", "Invoice is already %s", v.status)
+	}
+	if f.bool("paid_out_of_band") && v.status != "paid" {
+		v.outOfBand = true
+		s.cancelIntentOf(v, "")
+		s.invoicePaid(v, nil)
+		return v, nil
+	}
+	if v.status == "paid" {
+		return v, nil
+	}
+	var pm *paymentMethod
+	if id := f.str("payment_method"); id != "" {
+		if pm, err = s.usablePM(id, v.customer, "payment_method"); err != nil {
+			return nil, err
+		}
+	}
+	if pm == nil && s.paymentMethodFor(v) == nil {
+		return nil, badRequest("resource_missing", "", "There is no `default_payment_method` set on this Customer or Invoice. Please attach one.")
+	}
+	if v.status == "uncollectible" {
+		v.status = "open"
+	}
+	no := s.collect(v, pm, f.has("off_session") && f.bool("off_session"))
+	p := must[*intent](s, kindIntent, v.intent)
+	if no != nil {
+		return nil, s.intentError(p, *no)
+	}
+	if p.status == "requires_action" {
+		e := declined(*because("invoice_payment_intent_requires_action", "", "Payment for this invoice requires additional user action before it can be completed successfully. Payment can be completed using the PaymentIntent associated with the invoice."))
+		e.kind, e.status = "invalid_request_error", 400
+		return nil, e
+	}
+	return v, nil
+}
+
+func (s *Simulator) voidInvoiceCall(c *call) (any, error) {
+	v, err := find[*invoice](s, kindInvoice, c.id(), "")
+	if err != nil {
+		return nil, err
+	}
+	if v.status != "open" && v.status != "uncollectible" {
+		return nil, badRequest("", "id", "You can only pass in open or uncollectible invoices. This invoice is %s.", v.status)
+	}
+	s.voidInvoice(v)
+	return v, nil
+}
+
+func (s *Simulator) markInvoice(c *call) (any, error) {
+	v, err := find[*invoice](s, kindInvoice, c.id(), "")
+	if err != nil {
+		return nil, err
+	}
+	if v.status != "open" {
+		return nil, badRequest("", "id", "You can only mark an open invoice as uncollectible. This invoice is %s.", v.status)
+	}
+	s.markUncollectible(v)
+	return v, nil
+}
+
+// upcomingInvoice previews a customer's or subscription's next invoice, with
+// the changes that the request asks for and without any effect.
+func (s *Simulator) upcomingInvoice(c *call) (any, error) { return s.previewInvoice(c.form) }
+
+func (s *Simulator) upcomingLines(c *call) (any, error) {
+	v, err := s.previewInvoice(c.form)
+	if err != nil {
+		return nil, err
+	}
+	return &page{url: "/v1/invoices/upcoming/lines", items: entities(v.lines), window: c.form}, nil
+}
+
+// createPreview is the newer form of upcomingInvoice.
+func (s *Simulator) createPreview(c *call) (any, error) {
+	f := &form{kids: map[string]*form{}}
+	for _, name := range c.form.keys {
+		if name == "subscription_details" {
+			details := c.form.kids[name]
+			for _, inner := range details.keys {
+				f.keys = append(f.keys, "subscription_"+inner)
+				f.kids["subscription_"+inner] = details.kids[inner]
+			}
+			continue
+		}
+		f.keys = append(f.keys, name)
+		f.kids[name] = c.form.kids[name]
+	}
+	v, err := s.previewInvoice(f)
+	if err != nil {
+		return nil, err
+	}
+	out := v.render(s)
+	out["id"] = "upcoming_" + v.token
+	return out, nil
+}
+
+func (s *Simulator) previewInvoice(f *form) (*invoice, error) {
+	sub, err := s.previewed(f)
+	if err != nil {
+		return nil, err
+	}
+	var v *invoice
+	changes := false
+	for _, name := range []string{"items", "trial_end", "billing_cycle_anchor", "proration_behavior", "proration_date"} {
+		changes = changes || f.has("subscription_"+name)
+	}
+	switch {
+	case f.has("subscription_cancel_at_period_end") && f.bool("subscription_cancel_at_period_end"), sub.cancelAtPeriodEnd && !changes:
+		return nil, badRequest("invoice_upcoming_none", "", "No upcoming invoices for customer: '%s'", sub.customer)
+	default:
+		ch, err := s.work(sub, f, "subscription_")
+		if err != nil {
+			return nil, err
+		}
+		if ch.invoiceNow {
+			v = s.bill(ch, false)
+		} else {
+			v = s.renewalInvoice(ch.sub)
+			var lines []*line
+			for _, x := range slices.Concat(ch.prorations, ch.extra) {
+				lines = append(lines, x.line())
+			}
+			v.lines = append(lines, v.lines...)
+			if ch.touched {
+				v.prorationDate = ch.date
+			}
+			v.sum(s)
+		}
+	}
+	v.preview, v.status, v.token = true, "draft", s.newID("")
+	v.kind, v.created, v.clock = kindInvoice, s.at(sub.clock), sub.clock
+	for i, l := range v.lines {
+		l.id = "il_tmp_" + itoa(i+1)
+	}
+	return v, nil
+}
+
+// previewed finds the subscription of a preview.
+func (s *Simulator) previewed(f *form) (*subscription, error) {
+	if id := f.str("subscription"); id != "" {
+		sub, err := find[*subscription](s, kindSubscription, id, "subscription")
+		if err != nil {
+			return nil, err
+		}
+		if f.has("customer") && sub.customer != f.str("customer") {
+			return nil, badRequest("", "subscription", "The subscription %s is of another customer.", id)
+		}
+		if sub.ended() {
+			return nil, badRequest("invoice_upcoming_none", "", "No upcoming invoices for customer: '%s'", sub.customer)
+		}
+		return sub, nil
+	}
+	if !f.has("customer") {
+		return nil, badRequest("parameter_missing", "customer", "You must pass `customer` or `subscription`.")
+	}
+	cust, err := s.liveCustomer(f.str("customer"), "customer")
+	if err != nil {
+		return nil, err
+	}
+	subs := all(s, kindSubscription, func(x *subscription) bool { return x.customer == cust.id && !x.ended() && !x.cancelAtPeriodEnd })
+	if len(subs) == 0 {
+		if f.has("subscription_items") {
+			return nil, unsupported("a preview of a subscription that doesn't exist yet")
+		}
+		return nil, badRequest("invoice_upcoming_none", "", "No upcoming invoices for customer: '%s'", cust.id)
+	}
+	first := subs[0]
+	for _, x := range subs {
+		if x.periodEnd < first.periodEnd {
+			first = x
+		}
+	}
+	return first, nil
+}
+
+func (s *Simulator) createInvoiceItem(c *call) (any, error) {
+	f := c.form
+	cust, err := s.liveCustomer(f.str("customer"), "customer")
+	if err != nil {
+		return nil, err
+	}
+	now := s.at(cust.clock)
+	it := &invoiceItem{
+		customer: cust.id, currency: f.str("currency"), description: f.str("description"), quantity: f.intOr("quantity", 1), amount: f.int("amount"),
+		start: now, end: now, date: now, discountable: !f.has("discountable") || f.bool("discountable"), subscription: f.str("subscription"), invoice: f.str("invoice"),
+	}
+	if id := f.str("price"); id != "" {
+		p, err := find[*price](s, kindPrice, id, "price")
+		if err != nil {
+			return nil, err
+		}
+		if p.interval != "" {
+			return nil, badRequest("", "price", "The price specified is set to `type=recurring` but this field only accepts prices with `type=one_time`.")
+		}
+		it.price, it.currency, it.amount = p.id, p.currency, p.amount(it.quantity)
+		if it.description == "" {
+			it.description = s.productName(p)
+		}
+	} else if !validCurrency(it.currency) {
+		return nil, badRequest("parameter_missing", "currency", "Missing required param: currency.")
+	} else if f.has("unit_amount") {
+		it.amount = f.int("unit_amount") * it.quantity
+	}
+	if it.subscription != "" {
+		if _, err := find[*subscription](s, kindSubscription, it.subscription, "subscription"); err != nil {
+			return nil, err
+		}
+	}
+	var v *invoice
+	if it.invoice != "" {
+		if v, err = find[*invoice](s, kindInvoice, it.invoice, "invoice"); err != nil {
+			return nil, err
+		}
+		if v.status != "draft" || v.customer != cust.id {
+			return nil, badRequest("invoice_not_editable", "invoice", "The invoice is not a draft of this customer.")
+		}
+	}
+	it.metadata = f.merge("metadata", nil)
+	s.add(kindInvoiceItem, s.newID("ii_"), cust.clock, it)
+	s.emit("invoiceitem.created", it)
+	if v != nil {
+		l := it.line()
+		l.id, l.invoice = s.newID("il_"), v.id
+		s.seq++
+		l.seq = s.seq
+		s.change("invoice.updated", v, func() {
+			v.lines = append(v.lines, l)
+			v.sum(s)
+		})
+	}
+	return it, nil
+}
+
+func (s *Simulator) fetchInvoiceItem(c *call) (any, error) {
+	return find[*invoiceItem](s, kindInvoiceItem, c.id(), "")
+}
+
+func (s *Simulator) listInvoiceItems(c *call) (any, error) {
+	f := c.form
+	items := newest(s, kindInvoiceItem, func(x *invoiceItem) bool {
+		return (!f.has("customer") || x.customer == f.str("customer")) && (!f.has("invoice") || x.invoice == f.str("invoice")) &&
+			(!f.has("pending") || (x.invoice == "") == f.bool("pending"))
+	})
+	return &page{url: "/v1/invoiceitems", items: within(f, entities(items)), window: f}, nil
+}
+
+func (s *Simulator) deleteInvoiceItem(c *call) (any, error) {
+	it, err := find[*invoiceItem](s, kindInvoiceItem, c.id(), "")
+	if err != nil {
+		return nil, err
+	}
+	if it.invoice != "" {
+		return nil, badRequest("", "id", "The invoice item is on an invoice already and can't be deleted.")
+	}
+	s.emit("invoiceitem.deleted", it)
+	s.remove(it)
+	return object{"id": it.id, "object": kindInvoiceItem, "deleted": true}, nil
+}
