@@ -464,7 +464,7 @@ func (s *Simulator) setFields(c *change, f *form) error {
 
 // apply makes a change that has been worked out.
 func (s *Simulator) apply(sub *subscription, c *change, behavior string, offSession bool) {
-	before := s.plain(sub)
+	before := s.snapshot(sub)
 	cust := must[*customer](s, kindCustomer, sub.customer)
 	gone := slices.DeleteFunc(slices.Clone(sub.items), func(it *item) bool {
 		return slices.ContainsFunc(c.sub.items, func(x *item) bool { return x.id == it.id })

@@ -171,21 +171,13 @@ func (e *endpoint) wake(d *delivery) {
 // eventBody renders an event for an endpoint.
 func (s *Simulator) eventBody(ev *event, e *endpoint) []byte {
 	version := cmp.Or(e.APIVersion, s.cfg.APIVersion)
-	shown := ev.render(s)
+	shown := s.eventIn(ev, version)
 	shown["pending_webhooks"] = int64(1)
-	body, err := s.presentEvent(shown, version)
+	body, err := encode(s.shown(shown, version))
 	if err != nil {
-		panic("stripesim: event " + ev.typ + " can't be rendered: " + err.Error()) // no input can lead here
+		panic("stripesim: event " + ev.typ + " can't be encoded: " + err.Error()) // plain JSON values only
 	}
 	return body
-}
-
-func (s *Simulator) presentEvent(shown object, version string) ([]byte, error) {
-	out, err := s.present(shown, version, nil, "")
-	if err != nil {
-		return nil, err
-	}
-	return encode(out)
 }
 
 // pump starts a goroutine for each endpoint that has something to deliver and

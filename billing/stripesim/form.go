@@ -230,6 +230,19 @@ func (f *form) hash(path string, fields ...string) any {
 	return out
 }
 
+// canonical writes a form so that two requests with the same parameters, in
+// whatever order they were sent, have the same text.
+func (f *form) canonical(name string) string {
+	if f.leaf {
+		return strconv.Quote(name) + "=" + strconv.Quote(f.text) + ";"
+	}
+	var b strings.Builder
+	for _, key := range slices.Sorted(maps.Keys(f.kids)) {
+		b.WriteString(f.kids[key].canonical(name + "[" + key + "]"))
+	}
+	return b.String()
+}
+
 // paramSpec is the description of one accepted parameter of an endpoint.
 type paramSpec struct {
 	path     []string // "[]" for an element of an array

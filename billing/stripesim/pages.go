@@ -377,7 +377,13 @@ func (s *Simulator) checkoutView(x *session, f cardForm) view {
 	full := s.sessionInvoice(x, false)
 	first := x.items[0].price
 	data.Heading = "Subscribe to " + s.productName(first)
-	data.Price, data.Every = moneyText(full.total, x.currency), "per "+everyText(first)
+	renewal := full.subtotal
+	for _, r := range x.discounts {
+		if r.trial(s).coupon.duration == "forever" {
+			renewal = full.total
+		}
+	}
+	data.Price, data.Every = moneyText(renewal, x.currency), "per "+everyText(first)
 	data.Total, data.Subtotal = moneyText(inv.total, x.currency), moneyText(inv.subtotal, x.currency)
 	for i, spec := range x.items {
 		name := s.productName(spec.price)
@@ -401,7 +407,7 @@ func (s *Simulator) checkoutView(x *session, f cardForm) view {
 		end = atoi(x.trialEnd)
 	}
 	if end > 0 {
-		data.Lead = "Free until " + dateText(end) + ", then " + moneyText(full.total, x.currency) + " per " + everyText(first) + "."
+		data.Lead = "Free until " + dateText(end) + ", then " + moneyText(renewal, x.currency) + " per " + everyText(first) + "."
 		data.Button = "Start the trial"
 	}
 	data.Terms = "Renews each " + everyText(first) + " until it is canceled."
@@ -481,7 +487,7 @@ func (s *Simulator) challengeIntent(p *intent, v *visit) {
 	case v.posted("authorize"):
 		no := s.confirm(p, pm, false, true)
 		if no != nil && p.invoice != "" {
-			s.invoiceFailed(must[*invoice](s, kindInvoice, p.invoice), *no)
+			s.invoiceFailed(must[*invoice](s, kindInvoice, p.invoice))
 		}
 		if cust, ok := get[*customer](s, kindCustomer, p.customer); ok && no == nil {
 			s.keepCard(p, pm, cust)
@@ -491,7 +497,7 @@ func (s *Simulator) challengeIntent(p *intent, v *visit) {
 		p.status, p.failure, p.failedPM, p.paymentMethod = "requires_payment_method", no, pm.id, ""
 		s.emit("payment_intent.payment_failed", p)
 		if p.invoice != "" {
-			s.invoiceFailed(must[*invoice](s, kindInvoice, p.invoice), *no)
+			s.invoiceFailed(must[*invoice](s, kindInvoice, p.invoice))
 		}
 	default:
 		v.show("challenge", view{

@@ -3,7 +3,7 @@ package stripesim
 import "strings"
 
 // listing are the parameters that every list takes.
-const listing = " limit:int starting_after ending_before expand:list "
+const listing = " limit:int starting_after ending_before "
 
 // billingDetails are the parameters of a card's owner.
 const billingDetails = " billing_details.email billing_details.name billing_details.phone" +
@@ -30,9 +30,12 @@ func changeParams(prefix string) string {
 func newRoutes() []*route {
 	var out []*route
 	add := func(method, pattern, params string, do handler, note string) {
+		if method != "DELETE" || pattern == "/v1/subscriptions/{id}" {
+			params += " expand:list" // the other deletions return nothing to expand
+		}
 		out = append(out, &route{
 			method: method, pattern: pattern, parts: strings.Split(strings.Trim(pattern, "/"), "/"),
-			specs: parseSpecs(params + " expand:list"), do: do, note: note,
+			specs: parseSpecs(params), do: do, note: note,
 		})
 	}
 	get := func(pattern, params string, do handler, note string) { add("GET", pattern, params, do, note) }
@@ -51,10 +54,10 @@ func newRoutes() []*route {
 	get("/v1/customers/{id}/balance_transactions", listing, (*Simulator).listBalance, "")
 	get("/v1/customers/{id}/balance_transactions/{transaction}", "", (*Simulator).fetchBalance, "")
 	get("/v1/customers/{id}/payment_methods", "type:=card"+listing, (*Simulator).listPMs, "cards only")
-	get("/v1/customers/{id}/subscriptions", "created:range"+listing, (*Simulator).listSubscriptions, "")
+	get("/v1/customers/{id}/subscriptions", listing, (*Simulator).listSubscriptions, "")
 
 	productParams := "name description active:bool unit_label url statement_descriptor images:list metadata:map features[].name marketing_features[].name"
-	post("/v1/products", strings.Replace(productParams, "name", "name!", 1)+" id type:=service|~good"+
+	post("/v1/products", strings.Replace(productParams, "name", "name!", 1)+" id"+
 		" default_price_data.currency default_price_data.unit_amount:int default_price_data.unit_amount_decimal:dec"+
 		" default_price_data.tax_behavior:=exclusive|inclusive|unspecified"+
 		" default_price_data.recurring.interval:=day|week|month|year default_price_data.recurring.interval_count:int", (*Simulator).createProduct, "")

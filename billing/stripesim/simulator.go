@@ -104,7 +104,6 @@ type Simulator struct {
 	stands  time.Time     // the clock, when it stands still
 	ahead   time.Duration // of Config.Now, when it runs
 	db      store
-	events  []*event
 	faults  []*Fault
 	saved   map[string]*savedAnswer
 	busy    map[string]bool // idempotency keys whose request is under way
