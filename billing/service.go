@@ -117,6 +117,7 @@ type Service struct {
 	gateway Gateway
 	cfg     Config
 	prices  priceCache
+	feeds   feedList
 	wake    chan struct{} // something may be pending
 }
 
@@ -182,12 +183,16 @@ func (s *Service) Quota(ctx context.Context, account, name string) (n int64, fro
 	}
 	l, err := d.Limit(name)
 	if err == nil && l.Per != 0 {
-		err = fmt.Errorf("%w: limit %q is a rate (%s), not a quota", ErrUnknownLimit, name, l)
+		err = notQuota(name, l)
 	}
 	if err != nil {
 		return 0, time.Time{}, time.Time{}, err
 	}
 	return l.N, d.Period.From, d.Period.To, nil
+}
+
+func notQuota(name string, l Limit) error {
+	return fmt.Errorf("%w: limit %q is a rate (%s), not a quota", ErrUnknownLimit, name, l)
 }
 
 // Subscription returns the live subscription of an account, or the last one

@@ -141,7 +141,7 @@ const save = `
 		order by n.place
 		on conflict (id) do nothing
 	)
-	select count(*) from saved`
+	select count(*), count(pg_notify('billing_accounts', left($1, 2000))) from saved`
 
 // Save implements billing.Store.
 func (s *Store) Save(ctx context.Context, c billing.Change) error {
@@ -158,9 +158,9 @@ func (s *Store) Save(ctx context.Context, c billing.Change) error {
 		}
 		ids[i], notices[i], due[i] = n.ID, string(text), n.At
 	}
-	var saved int
+	var saved, told int
 	err = s.db.QueryRow(ctx, save, a.ID, a.CustomerID, a.Version, null(a.SyncedAt), null(a.DueAt), string(data),
-		texts(c.Done), ids, notices, due).Scan(&saved)
+		texts(c.Done), ids, notices, due).Scan(&saved, &told)
 	var pg *pgconn.PgError
 	switch {
 	case errors.As(err, &pg) && pg.Code == "23505": // unique_violation
@@ -282,7 +282,7 @@ func (s *Store) Events(ctx context.Context, q billing.EventQuery) ([]billing.Inb
 const replayEvents = `
 	update billing_events
 	set status = 'pending', attempts = 0, next_at = $2, last_error = ''
-	where id = any($1) and status <> 'pending'`
+	where id = any($1) and status <> 'pending' and body <> ''`
 
 // ReplayEvents implements billing.Store.
 func (s *Store) ReplayEvents(ctx context.Context, ids []string, now time.Time) (int, error) {
@@ -402,6 +402,57 @@ func (s *Store) Prune(ctx context.Context, before time.Time, limit int) (int, er
 	var n int
 	err := s.db.QueryRow(ctx, prune, before, limit).Scan(&n)
 	return n, wrap("prune", err)
+}
+
+const detach = `
+	update billing_accounts
+	set account = $2, customer_id = nullif($3, ''), version = version + 1, synced_at = $4, due_at = $5, data = $6::json
+	where account = $1 and version = $7
+	returning pg_notify('billing_accounts', left($1, 2000))`
+
+// Detach implements billing.Store.
+func (s *Store) Detach(ctx context.Context, account string, as billing.Account) error {
+	data, err := json.Marshal(&as)
+	if err != nil {
+		return wrap("encode account", err)
+	}
+	tag, err := s.db.Exec(ctx, detach, account, as.ID, as.CustomerID, null(as.SyncedAt), null(as.DueAt), string(data), as.Version)
+	if err == nil && tag.RowsAffected() == 0 {
+		return fmt.Errorf("billingpg: account is not at version %d: %w", as.Version, billing.ErrConflict)
+	}
+	return wrap("detach account", err)
+}
+
+const scrub = `
+	with events as (
+		update billing_events
+		set body = '', account = ''
+		where id in (
+			select id from billing_events
+			where customer_id = $2 and $2 <> '' and status <> 'pending' and body <> ''
+			order by received, id
+			limit $3
+			for update
+		)
+		returning 1
+	), notices as (
+		update billing_notices
+		set data = null, account = null, last_error = ''
+		where id in (
+			select id from billing_notices
+			where account = $1 and data is not null
+			order by sequence
+			limit $3
+			for update
+		)
+		returning 1
+	)
+	select (select count(*) from events), (select count(*) from notices)`
+
+// Scrub implements billing.Store.
+func (s *Store) Scrub(ctx context.Context, account, customerID string, limit int) (events, notices int, err error) {
+	err = s.db.QueryRow(ctx, scrub, account, customerID, limit).Scan(&events, &notices)
+	return events, notices, wrap("scrub", err)
 }
 
 // Cursor implements billing.Store.

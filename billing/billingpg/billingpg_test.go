@@ -1,6 +1,7 @@
 package billingpg_test
 
 import (
+	"os"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -48,4 +49,12 @@ func TestAWriteJoinsTheCallersTransaction(t *testing.T) {
 	a, err := billingpg.New(pool).Account(ctx, "alice")
 	require.NoError(t, err)
 	require.Zero(t, a.Version)
+}
+
+func TestEveryOrderOfEventsConverges(t *testing.T) {
+	size := billingtest.Convergence{Every: 24, Batch: 360}
+	if os.Getenv("COMMERCE_PROVE") != "" {
+		size.Every = 1
+	}
+	billingtest.TestConvergence(t, newStore, size)
 }

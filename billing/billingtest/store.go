@@ -44,6 +44,8 @@ func TestStore(t *testing.T, newStore func(t *testing.T) billing.Store) {
 		{"NoticesAreDeliveredInOrder", noticesInOrder},
 		{"AFailedNoticeComesAgain", failedNotice},
 		{"PruneKeepsWhatIsPendingAndTheIDsOfNotices", prune},
+		{"DetachReplacesAnAccountByAnother", detach},
+		{"ScrubLeavesIDs", scrub},
 		{"ACursorNeverGoesBack", cursor},
 		{"AnEndedContextWritesNothing", endedContext},
 	} {
@@ -497,6 +499,66 @@ func prune(t *testing.T, ctx context.Context, s billing.Store) {
 	n, err = s.Prune(ctx, epoch.Add(time.Minute), 10)
 	require.NoError(t, err)
 	require.Zero(t, n)
+}
+
+func detach(t *testing.T, ctx context.Context, s billing.Store) {
+	a := sample("alice", "cus_1")
+	require.NoError(t, s.Save(ctx, billing.Change{Account: a}))
+	as := sample("erased_1", "cus_1")
+	require.ErrorIs(t, s.Detach(ctx, "alice", as), billing.ErrConflict, "version 0")
+	require.ErrorIs(t, s.Detach(ctx, "nobody", as), billing.ErrConflict)
+	as.Version = 1
+	require.NoError(t, s.Detach(ctx, "alice", as))
+	old, err := s.Account(ctx, "alice")
+	require.NoError(t, err)
+	require.Equal(t, billing.Account{ID: "alice"}, old)
+	as.Version = 2
+	got, err := s.Account(ctx, "erased_1")
+	require.NoError(t, err)
+	require.Equal(t, as, got)
+	owner, err := s.AccountOf(ctx, "cus_1")
+	require.NoError(t, err)
+	require.Equal(t, "erased_1", owner)
+	require.NoError(t, s.Save(ctx, billing.Change{Account: billing.Account{ID: "alice", CustomerID: "cus_2"}}), "the ID can be used anew")
+}
+
+func scrub(t *testing.T, ctx context.Context, s billing.Store) {
+	for _, id := range []string{"evt_1", "evt_2", "evt_3"} {
+		_, err := s.PutEvent(ctx, billing.InboxEvent{ID: id, Type: "t", CustomerID: "cus_1", Account: "alice", Created: epoch, Received: epoch, Next: epoch, Body: []byte(id)})
+		require.NoError(t, err)
+	}
+	put(t, s, "evt_other", epoch)
+	require.NoError(t, s.Save(ctx, billing.Change{
+		Account: sample("alice", "cus_1"), Done: []string{"evt_1", "evt_2", "evt_other"}, Notices: notices("alice", "n1", "n2", "n3"),
+	}))
+	require.NoError(t, s.Save(ctx, billing.Change{Account: sample("bob", "cus_2"), Notices: notices("bob", "n4")}))
+	events, emptied, err := s.Scrub(ctx, "alice", "cus_1", 1)
+	require.NoError(t, err)
+	require.Equal(t, []int{1, 1}, []int{events, emptied})
+	events, emptied, err = s.Scrub(ctx, "alice", "cus_1", 10)
+	require.NoError(t, err)
+	require.Equal(t, []int{1, 2}, []int{events, emptied})
+
+	list, err := s.Notices(ctx, "alice", "", 10)
+	require.NoError(t, err)
+	require.Empty(t, list)
+	pending, err := s.ClaimNotices(ctx, epoch, time.Minute, 10)
+	require.NoError(t, err)
+	require.Equal(t, []string{"n4"}, noticeIDs(pending))
+	n, err := s.ReplayEvents(ctx, []string{"evt_1", "evt_other"}, epoch)
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	added, err := s.PutEvent(ctx, billing.InboxEvent{ID: "evt_1", Type: "t", Created: epoch, Received: epoch, Next: epoch, Body: []byte("x")})
+	require.NoError(t, err)
+	require.False(t, added)
+	all, err := s.Events(ctx, billing.EventQuery{CustomerID: "cus_1", Limit: 10})
+	require.NoError(t, err)
+	require.Empty(t, all[0].Body)
+	require.Empty(t, all[0].Account)
+	require.Equal(t, []byte("evt_3"), all[2].Body, "pending: it has yet to be handled")
+	events, emptied, err = s.Scrub(ctx, "alice", "", 10)
+	require.NoError(t, err)
+	require.Equal(t, []int{0, 0}, []int{events, emptied})
 }
 
 func cursor(t *testing.T, ctx context.Context, s billing.Store) {
