@@ -44,16 +44,24 @@ func (s *script) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a := s.answers[min(len(s.got), len(s.answers)-1)]
 	s.got = append(s.got, r)
 	s.bodies = append(s.bodies, string(body))
+	id := "req_" + strconv.Itoa(len(s.got))
 	s.mu.Unlock()
 	if a.cut {
 		panic(http.ErrAbortHandler)
 	}
-	w.Header().Set("Request-Id", "req_"+strconv.Itoa(len(s.got)))
+	w.Header().Set("Request-Id", id)
 	for name, values := range a.header {
 		w.Header()[name] = values
 	}
 	w.WriteHeader(a.status)
 	_, _ = io.WriteString(w, a.body)
+}
+
+// requests returns those that came.
+func (s *script) requests() []*http.Request {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.got
 }
 
 // run starts a server with these answers and a gateway that talks to it and
@@ -139,14 +147,14 @@ func TestErrorsAreMappedToKinds(t *testing.T) {
 			if c.answer.status != 0 {
 				assert.Equal(t, "req_"+strconv.Itoa(c.writes), failure.RequestID)
 			}
-			require.Len(t, s.got, c.writes)
-			for _, r := range s.got {
+			require.Len(t, s.requests(), c.writes)
+			for _, r := range s.requests() {
 				assert.Equal(t, "key_1", r.Header.Get("Idempotency-Key"), "each attempt has the one key")
 			}
 
 			g, s = run(t, c.answer)
 			require.ErrorIs(t, fetch(t, g), c.read)
-			assert.Len(t, s.got, c.reads)
+			assert.Len(t, s.requests(), c.reads)
 		})
 	}
 }
@@ -171,7 +179,7 @@ func TestUnknownStaysUnknown(t *testing.T) {
 	g, s := run(t, answer{cut: true}, refusal(429, "invalid_request_error", "rate_limit"))
 	_, err := create(t, g)
 	require.ErrorIs(t, err, billing.ErrUnknownOutcome)
-	assert.Len(t, s.got, 3)
+	assert.Len(t, s.requests(), 3)
 
 	g, _ = run(t, answer{status: 502, body: page502}, answer{status: 200, body: customerBody})
 	customer, err := create(t, g)
@@ -269,7 +277,7 @@ func TestNothingSecretIsLogged(t *testing.T) {
 	for _, secret := range []string{"very_secret", "ann@", "acc_1", "502 Bad"} {
 		assert.NotContains(t, log.String(), secret)
 	}
-	assert.Equal(t, "Bearer sk_test_very_secret", s.got[0].Header.Get("Authorization"))
-	assert.Empty(t, s.got[0].Header.Get("X-Stripe-Client-Telemetry"))
+	assert.Equal(t, "Bearer sk_test_very_secret", s.requests()[0].Header.Get("Authorization"))
+	assert.Empty(t, s.requests()[0].Header.Get("X-Stripe-Client-Telemetry"))
 	assert.Equal(t, s.bodies[0], s.bodies[1])
 }
