@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -206,6 +207,65 @@ func TestNothingWasSent(t *testing.T) {
 		_, err = g.CreateCustomer(t.Context(), billing.CustomerRequest{}, key)
 		require.ErrorIs(t, err, billing.ErrInvalid, "%q", key)
 	}
+}
+
+// TestNoConnectionNothingHappened: the connection never came about, which
+// however it ended is not an unknown outcome.
+func TestNoConnectionNothingHappened(t *testing.T) {
+	refuse := errors.New("no route")
+	for name, dial := range map[string]func(context.Context, string, string) (net.Conn, error){
+		"blocked until the deadline": func(ctx context.Context, _, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		},
+		"refused": func(context.Context, string, string) (net.Conn, error) { return nil, refuse },
+	} {
+		g := newGateway(t, func(c *billingstripe.Config) {
+			c.URL, c.Timeout, c.Retries = "http://stripe.invalid", 10*time.Millisecond, -1
+			c.HTTPClient = &http.Client{Transport: &http.Transport{DialContext: dial}}
+		})
+		_, err := create(t, g)
+		require.ErrorIs(t, err, billing.ErrUnavailable, name)
+	}
+	// A transport that tells nothing of its connections isn't trusted.
+	g := newGateway(t, func(c *billingstripe.Config) {
+		c.Retries = -1
+		c.HTTPClient = &http.Client{Transport: failing{refuse}}
+	})
+	_, err := create(t, g)
+	require.ErrorIs(t, err, billing.ErrUnknownOutcome)
+	g = newGateway(t, func(c *billingstripe.Config) {
+		c.Retries = -1
+		c.HTTPClient = &http.Client{Transport: failing{&net.OpError{Op: "dial", Err: refuse}}}
+	})
+	_, err = create(t, g)
+	require.ErrorIs(t, err, billing.ErrUnavailable)
+}
+
+type failing struct{ err error }
+
+func (f failing) RoundTrip(*http.Request) (*http.Response, error) { return nil, f.err }
+
+func TestAWaitEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began := time.Now()
+		require.ErrorIs(t, billingstripe.Sleep(ctx, time.Hour), context.DeadlineExceeded)
+		assert.Equal(t, time.Second, time.Since(began))
+		require.NoError(t, billingstripe.Sleep(t.Context(), time.Hour))
+		assert.Equal(t, time.Hour+time.Second, time.Since(began))
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	g, s := run(t, refusal(429, "invalid_request_error", "rate_limit"))
+	billingstripe.SetSleep(g, func(ctx context.Context, _ time.Duration) error {
+		cancel()
+		return ctx.Err()
+	})
+	_, err := g.CreateCustomer(ctx, billing.CustomerRequest{}, "k")
+	require.ErrorIs(t, err, billing.ErrUnavailable)
+	require.ErrorIs(t, err, context.Canceled)
+	assert.Len(t, s.requests(), 1)
 }
 
 func TestTimeoutsOfWritesAreUnknown(t *testing.T) {
