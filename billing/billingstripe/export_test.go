@@ -13,6 +13,9 @@ func SetSleep(g *Gateway, sleep func(context.Context, time.Duration) error) { g.
 // Sleep waits between attempts.
 var Sleep = sleep
 
+// ToStripe is an amount as the API takes it.
+var ToStripe = toStripe
+
 // ParseSignature is the parser of the header, for fuzzing.
 func ParseSignature(header string) (stamp string, signatures int, err error) {
 	s, err := parseSignature(header)
