@@ -10,6 +10,9 @@ import (
 // SetSleep replaces the waits between attempts.
 func SetSleep(g *Gateway, sleep func(context.Context, time.Duration) error) { g.sleep = sleep }
 
+// SetSecret replaces the webhook secrets, unchecked.
+func SetSecret(g *Gateway, secret string) { g.webhookSecrets = [][]byte{[]byte(secret)} }
+
 // Sleep waits between attempts.
 var Sleep = sleep
 
