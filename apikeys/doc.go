@@ -1,0 +1,68 @@
+// Package apikeys issues API keys, verifies them, and ends them everywhere.
+//
+//	keys, err := apikeys.New(apikeyspg.New(pool), apikeys.Config{
+//		Prefix:  "acme",
+//		Peppers: []apikeys.Pepper{{ID: 1, Secret: secret}},
+//		Bus:     apikeyspg.NewBus(pool),
+//	})
+//	if err != nil {
+//		return err
+//	}
+//	go keys.Run(ctx)
+//	api := keys.Middleware(apikeys.MiddlewareConfig{})(mux)
+//
+// Behind the middleware, FromContext says who asks, and Require guards a route
+// by scope. Issue makes a key, Rotate replaces it, Revoke ends it; Handler
+// offers all of that to an account's own pages as JSON.
+//
+// # Tokens
+//
+// A token reads acme_live_ and 49 characters: 38 random ones (226 bits), 5
+// that the pepper proves, 6 of checksum. The checksum refuses typing errors
+// and lets scanners confirm a leak offline; it is no secret. The 5 characters
+// refuse what somebody made up, without asking the store; they are a shield
+// against load, never the decision. The decision is that the store knows the
+// HMAC of the whole. The environment stands in what is hashed: a test key
+// opens nothing live.
+//
+// The store holds 224 bits of one HMAC-SHA256 under a pepper: a dump of the
+// database tests no key, and whoever writes to the database plants none. A
+// slow hash would add nothing to 226 random bits but a lever for exhaustion.
+// Without a pepper the hash is plain SHA-256.
+//
+// A Token prints its hint under every verb and encoder; only Reveal gives it.
+// Go's strings can't be wiped from memory.
+//
+// # Staleness
+//
+// A change takes effect in its own process before the method returns. In every
+// other process it takes effect when the bus or the next poll brings it, and
+// at the latest after Config.MaxStaleness (5 s), whatever is partitioned,
+// lost, late or reordered: a cached key counts only as long as either it or
+// the log of changes was read from the store so recently. The bus carries no
+// content, so nobody who writes to it can make a key valid. When the store
+// doesn't answer, keys in the cache hold for that time and the rest is
+// ErrUnavailable, which is 503 and never 401.
+//
+// # Rotation
+//
+// A successor belongs to its predecessor's lineage. Count limits and usage on
+// Principal.Lineage, and rotation neither doubles nor loses them.
+//
+// # Log
+//
+// Every change writes its log entry in the same atomic step. Entries are
+// numbered without gaps and chained by hash: VerifyAudit names the first that
+// was altered. The personal part of an entry can be erased without breaking
+// the chain.
+//
+// # Clocks
+//
+// Expiry is judged by this process's clock. Staleness follows the monotonic
+// clock. Processes whose clocks differ by a second disagree on expiry by that
+// second.
+//
+// # A store of one's own
+//
+// Implement Store and run apikeystest.TestStore on it.
+package apikeys

@@ -1,0 +1,555 @@
+package mailer
+
+import (
+	"context"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base32"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/kolekt/commerce/internal/ident"
+)
+
+// Config of a [Service]. From and Secret are required; PublicURL is when a kind
+// is Lifecycle.
+type Config struct {
+	// From is the sender. Its domain should be the one that SPF, DKIM and
+	// DMARC speak for.
+	From Address
+	// FromStream overrides From for a stream, so that tips can't spoil the
+	// reputation of receipts: tips@news.example.com.
+	FromStream map[string]Address
+	// ReplyTo should be a mailbox that somebody reads. Empty means none.
+	ReplyTo Address
+	// ReturnPath gets the bounces; empty means From.
+	ReturnPath string
+	// Secret is at least 32 random bytes. Keys for tokens, Message-IDs and the
+	// suppression list are derived from it: it must stay the same for as long
+	// as the suppression list is to be honoured.
+	Secret []byte
+	// Kinds are all that will be sent.
+	Kinds []AnyKind
+	Brand Brand
+
+	// PublicURL is where [Service.UnsubscribeHandler] is mounted, such as
+	// "https://example.com/mail/unsubscribe". http is taken for localhost only.
+	PublicURL string
+	// UnsubscribeMailto is an optional mailto URI beside it.
+	UnsubscribeMailto string
+	// DKIM signs what an SMTP transport sends; nil leaves it to the relay.
+	DKIM *DKIM
+
+	// Concurrency is how many mails are sent at once, and how many a crash can
+	// send twice at most: a sender takes the next mail when the result of the
+	// last one is written. Zero means 4, which is also mailersmtp's number of
+	// connections.
+	Concurrency int
+	// Batch is how many mails a worker leases at once, 1 to 1000. Zero means 100.
+	Batch int
+	// Lease is how long a worker may be silent before its mails are taken
+	// from it; it renews three times as often. Zero means 2 minutes, at least
+	// one second.
+	Lease time.Duration
+	// Poll is how often the outbox is looked at without a hint. Zero means 1 s.
+	Poll time.Duration
+	// Drain is how long sends that have begun may take after Run's context
+	// has ended. Zero means 30 s.
+	Drain time.Duration
+	// MaxAttempts ends a mail that keeps failing. Zero means 12, which is
+	// about three days.
+	MaxAttempts int
+	// DomainPerMinute caps the mails to one domain in this process; it halves
+	// when the domain pushes back and recovers slowly. Zero means no cap.
+	DomainPerMinute int
+	// Pace, if set, is asked before each send how long to wait: a rate limit
+	// that all processes share. Zero means go ahead.
+	Pace func(ctx context.Context, domain string) (time.Duration, error)
+
+	// Retain is how long address and variables of finished mails are kept.
+	// Zero means 30 days.
+	Retain time.Duration
+	// RetainKeys is how long a used key stays used. Zero means 400 days.
+	RetainKeys time.Duration
+
+	// Observe, if set, is told of each attempt. It must not block.
+	Observe func(Attempt)
+	// Logger gets warnings, never an address. Nil discards.
+	Logger *slog.Logger
+	// Now is the clock. Nil means time.Now.
+	Now func() time.Time
+}
+
+// Attempt describes one attempt to send, for metrics and logs. It holds no
+// personal data.
+type Attempt struct {
+	MailID, Kind, Stream, Domain string
+	Number                       int
+	State                        State // afterwards
+	Reason                       string
+	Result                       Result
+	Took                         time.Duration
+}
+
+// Service is the mailer: it enqueues, sends, and keeps the rules. It is safe
+// for concurrent use. It starts no goroutine by itself: [Service.Run] does.
+type Service struct {
+	store     Store
+	transport Transport
+	cfg       Config
+	kinds     map[string]*definition
+	keys      keys
+	log       *slog.Logger
+	pacer     *pacer
+}
+
+// keys are derived from Config.Secret, one for each use.
+type keys struct{ idempotency, address, token, messageID []byte }
+
+// New makes a Service. A nil store means direct sending: [Kind.Enqueue] sends
+// before it returns, nothing is retried or suppressed, and Run has nothing to
+// do.
+func New(store Store, transport Transport, cfg Config) (*Service, error) {
+	bad := func(format string, args ...any) (*Service, error) {
+		return nil, fmt.Errorf("%w: "+format, append([]any{ErrConfig}, args...)...)
+	}
+	if transport == nil {
+		return bad("a transport is needed; NewCapture is one for development")
+	}
+	if len(cfg.Secret) < 32 {
+		return bad("Secret needs at least 32 bytes, has %d", len(cfg.Secret))
+	}
+	if err := checkSenders(&cfg); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(cfg.Brand.check(), cfg.DKIM.check()); err != nil {
+		return nil, err
+	}
+	s := &Service{store: store, transport: transport, kinds: make(map[string]*definition, len(cfg.Kinds)), log: cfg.Logger}
+	for _, k := range cfg.Kinds {
+		def := k.definition()
+		if _, dup := s.kinds[def.name]; dup {
+			return bad("Kinds has %q twice", def.name)
+		}
+		s.kinds[def.name] = def
+		if def.class == Lifecycle && cfg.PublicURL == "" {
+			return bad("PublicURL is needed: %q is lifecycle mail and must carry an unsubscribe link", def.name)
+		}
+	}
+	for _, k := range cfg.Kinds {
+		for _, name := range k.definition().supersedes {
+			if s.kinds[name] == nil {
+				return bad("%q supersedes %q, which is not in Kinds", k.Name(), name)
+			}
+		}
+	}
+	if cfg.PublicURL = strings.TrimRight(cfg.PublicURL, "/"); cfg.PublicURL != "" && !publicURI(cfg.PublicURL) {
+		return bad("PublicURL must be an absolute https URL (http only for localhost)")
+	}
+	if cfg.UnsubscribeMailto != "" && !checkURI(cfg.UnsubscribeMailto, "mailto:") {
+		return bad("UnsubscribeMailto must be one mailto URI")
+	}
+	cfg.Brand = cfg.Brand.withDefaults()
+	if cfg.Brand.Name == "" {
+		cfg.Brand.Name = cfg.From.Name
+	}
+	if err := cfg.setDefaults(); err != nil {
+		return nil, err
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	var err error
+	if s.keys, err = deriveKeys(cfg.Secret); err != nil {
+		return nil, err
+	}
+	s.cfg = cfg
+	s.pacer = newPacer(cfg.DomainPerMinute, cfg.Now)
+	return s, nil
+}
+
+func checkSenders(cfg *Config) error {
+	check := func(name string, a *Address, required bool) error {
+		if a.Email == "" && !required {
+			return nil
+		}
+		email, err := normalEmail(name, a.Email)
+		if err != nil {
+			return fmt.Errorf("%w: %s: %w", ErrConfig, name, err)
+		}
+		if reason := checkText(a.Name); reason != "" {
+			return fmt.Errorf("%w: %s: the name %s", ErrConfig, name, reason)
+		}
+		a.Email = email
+		return nil
+	}
+	if err := errors.Join(check("From", &cfg.From, true), check("ReplyTo", &cfg.ReplyTo, false)); err != nil {
+		return err
+	}
+	streams := make(map[string]Address, len(cfg.FromStream))
+	for stream, a := range cfg.FromStream {
+		if err := check("FromStream", &a, true); err != nil {
+			return err
+		}
+		streams[stream] = a
+	}
+	cfg.FromStream = streams
+	path := Address{Email: cfg.ReturnPath}
+	err := check("ReturnPath", &path, false)
+	cfg.ReturnPath = path.Email
+	return err
+}
+
+func (cfg *Config) setDefaults() error {
+	for _, d := range []struct {
+		name  string
+		value *int
+		def   int
+		most  int
+	}{
+		{"Concurrency", &cfg.Concurrency, 4, 1000}, {"Batch", &cfg.Batch, 100, 1000},
+		{"MaxAttempts", &cfg.MaxAttempts, 12, 100}, {"DomainPerMinute", &cfg.DomainPerMinute, 0, 1 << 30},
+	} {
+		if *d.value == 0 {
+			*d.value = d.def
+		}
+		if *d.value < 0 || *d.value > d.most {
+			return fmt.Errorf("%w: %s must be from 0 to %d", ErrConfig, d.name, d.most)
+		}
+	}
+	for _, d := range []struct {
+		name  string
+		value *time.Duration
+		def   time.Duration
+	}{
+		{"Lease", &cfg.Lease, 2 * time.Minute}, {"Poll", &cfg.Poll, time.Second},
+		{"Drain", &cfg.Drain, 30 * time.Second}, {"Retain", &cfg.Retain, 30 * 24 * time.Hour}, {"RetainKeys", &cfg.RetainKeys, 400 * 24 * time.Hour},
+	} {
+		if *d.value == 0 {
+			*d.value = d.def
+		}
+		if *d.value < 0 {
+			return fmt.Errorf("%w: %s can't be negative", ErrConfig, d.name)
+		}
+	}
+	if cfg.Lease < time.Second {
+		return fmt.Errorf("%w: Lease must be at least a second", ErrConfig)
+	}
+	if cfg.RetainKeys < cfg.Retain {
+		return fmt.Errorf("%w: RetainKeys can't be shorter than Retain", ErrConfig)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return nil
+}
+
+func publicURI(s string) bool {
+	return checkURI(s, "https://") || checkURI(s, "http://localhost") || checkURI(s, "http://127.0.0.1")
+}
+
+func deriveKeys(secret []byte) (keys, error) {
+	var k keys
+	for _, d := range []struct {
+		use  string
+		into *[]byte
+	}{{"idempotency", &k.idempotency}, {"address", &k.address}, {"token", &k.token}, {"message-id", &k.messageID}} {
+		key, err := hkdf.Key(sha256.New, secret, nil, "commerce/mailer/"+d.use, 32)
+		if err != nil {
+			return k, fmt.Errorf("%w: Secret: %w", ErrConfig, err)
+		}
+		*d.into = key
+	}
+	return k, nil
+}
+
+// WithStore returns a Service that is the same but for its store: one that
+// writes in the caller's transaction, so that a mail exists if and only if what
+// it speaks of does.
+//
+//	receipt, err := kind.Enqueue(ctx, svc.WithStore(mailerpg.New(tx)), to, data, key)
+func (s *Service) WithStore(store Store) *Service {
+	c := *s
+	c.store = store
+	return &c
+}
+
+// WithTransport returns a Service that is the same but for its transport, for
+// tests and for one stream that goes another way.
+func (s *Service) WithTransport(t Transport) *Service {
+	c := *s
+	c.transport = t
+	return &c
+}
+
+func (s *Service) now() time.Time { return s.cfg.Now().UTC().Truncate(time.Microsecond) }
+
+func mac(key []byte, parts ...string) []byte {
+	h := hmac.New(sha256.New, key)
+	for i, p := range parts {
+		if i > 0 {
+			h.Write([]byte{0})
+		}
+		h.Write([]byte(p))
+	}
+	return h.Sum(nil)
+}
+
+// hashAddress folds case: two spellings of an address are one person to a
+// suppression list. Dots and plus signs stay, only their provider knows them.
+func (s *Service) hashAddress(email string) []byte {
+	return mac(s.keys.address, strings.ToLower(email))
+}
+
+// To is the recipient.
+type To struct {
+	// Account whom the mail is about; the personal data of the mail belong to it.
+	Account string
+	Email   string
+	// Name as typed by whoever signed up; it is neutralised by [NeutralName].
+	Name   string
+	Locale string // such as "de" or "en-GB"; empty means the kind's first
+	// TimeZone is an IANA name, for quiet hours. Empty means UTC.
+	TimeZone string
+}
+
+// Option changes one enqueued mail.
+type Option func(*options)
+
+type options struct {
+	at, until time.Time
+	topic     string
+}
+
+// At sends the mail no earlier than t.
+func At(t time.Time) Option { return func(o *options) { o.at = t } }
+
+// Until drops the mail when it has not been sent by t; it overrides Spec.TTL.
+func Until(t time.Time) Option { return func(o *options) { o.until = t } }
+
+// About narrows what coalesces and supersedes to one topic, such as an
+// invoice's ID.
+func About(topic string) Option { return func(o *options) { o.topic = topic } }
+
+// Key joins the parts of an idempotency key: the account and the occasion, such
+// as Key("acct_1", "2026-11"). The kind is part of every key by itself.
+func Key(parts ...string) string {
+	escaped := make([]string, len(parts))
+	for i, p := range parts {
+		escaped[i] = strings.NewReplacer(`\`, `\\`, ":", `\:`).Replace(p)
+	}
+	return strings.Join(escaped, ":")
+}
+
+// Enqueue puts a mail into the outbox. A key that was used before changes
+// nothing and answers Duplicate, so that a caller that doesn't know whether it
+// succeeded can call again. Suppressed and capped mails are no errors: the
+// receipt says so.
+func (k *Kind[T]) Enqueue(ctx context.Context, s *Service, to To, data T, key string, opts ...Option) (Receipt, error) {
+	if s.store == nil {
+		return k.Send(ctx, s, to, data, key, opts...)
+	}
+	e, err := k.Prepare(s, to, data, key, opts...)
+	if err != nil {
+		return Receipt{}, err
+	}
+	receipts, err := s.EnqueueAll(ctx, []Enqueue{e})
+	if err != nil {
+		return Receipt{}, err
+	}
+	return receipts[0], nil
+}
+
+// EnqueueAll puts prepared mails into the outbox in one step, all or none.
+// Receipts stand in the order of the mails.
+func (s *Service) EnqueueAll(ctx context.Context, mails []Enqueue) ([]Receipt, error) {
+	if s.store == nil {
+		return nil, fmt.Errorf("%w: EnqueueAll needs a store", ErrConfig)
+	}
+	if len(mails) == 0 {
+		return nil, nil
+	}
+	receipts, err := s.store.Enqueue(ctx, mails)
+	if err != nil {
+		return nil, fmt.Errorf("mailer: enqueue: %w", err)
+	}
+	return receipts, nil
+}
+
+// Prepare checks a mail and freezes its variables, for [Service.EnqueueAll].
+func (k *Kind[T]) Prepare(s *Service, to To, data T, key string, opts ...Option) (Enqueue, error) {
+	def := s.kinds[k.def.name]
+	if def != k.def {
+		return Enqueue{}, fmt.Errorf("%w: %q, as it was defined", ErrUnknownKind, k.def.name)
+	}
+	if key == "" {
+		return Enqueue{}, ErrNoKey
+	}
+	addr, err := parseAddress("to", to.Email)
+	if err != nil {
+		return Enqueue{}, err
+	}
+	if reason := checkText(to.Account); reason != "" || len(to.Account) > 200 {
+		return Enqueue{}, &AddressError{"to", "belongs to an account whose ID has a control character or more than 200 octets"}
+	}
+	var o options
+	for _, opt := range opts {
+		opt(&o)
+	}
+	if reason := checkText(o.topic); reason != "" || len(o.topic) > 200 {
+		return Enqueue{}, fmt.Errorf("%w: the topic has a control character or more than 200 octets", ErrConfig)
+	}
+	raw, err := json.Marshal(data)
+	if err != nil {
+		return Enqueue{}, fmt.Errorf("mailer: variables of %q can't be written as JSON: %w", def.name, err)
+	}
+	now := s.now()
+	m := Mail{
+		ID: ident.New("mail", now), KeyHash: mac(s.keys.idempotency, def.name, key), Kind: def.name, Stream: def.stream,
+		Class: def.class, Account: to.Account, Topic: o.topic, Email: addr.Email, Name: NeutralName(to.Name),
+		Locale: safeLocale(to.Locale), TimeZone: safeZone(to.TimeZone), Domain: addr.Domain(),
+		AddressHash: s.hashAddress(addr.Email), Data: raw, CreatedAt: now, RunAt: now.Add(def.coalesce),
+		Guarded: def.onAmbiguous == Hold,
+	}
+	if !o.at.IsZero() {
+		m.RunAt = later(m.RunAt, o.at.UTC().Truncate(time.Microsecond))
+	}
+	if def.class == Lifecycle {
+		m.RunAt = def.quiet.open(m.RunAt, m.TimeZone)
+	}
+	m.ExpiresAt = m.RunAt.Add(def.ttl)
+	if !o.until.IsZero() {
+		m.ExpiresAt = o.until.UTC().Truncate(time.Microsecond)
+	}
+	e := Enqueue{Mail: m}
+	if m.Account == "" {
+		return e, nil // nobody to coalesce, supersede or count for
+	}
+	e.Supersedes = def.supersedes
+	if def.coalesce > 0 {
+		e.Group = def.group
+	}
+	if def.cap.Count > 0 {
+		e.CapCount, e.CapSince = def.cap.Count, now.Add(-def.cap.Per)
+	}
+	return e, nil
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+func safeLocale(s string) string {
+	if s = strings.ReplaceAll(s, "_", "-"); localeName.MatchString(s) {
+		return s
+	}
+	return ""
+}
+
+func safeZone(s string) string {
+	if _, err := time.LoadLocation(s); err != nil || len(s) > 60 || s == "Local" {
+		return ""
+	}
+	return s
+}
+
+// Send sends a mail at once, without the outbox: there is no second attempt
+// and no memory of the key beyond the Message-ID and the transport's
+// idempotency key, which are the same for the same key. A suppressed address
+// gets nothing. Any outcome but Sent is a [SendError].
+func (k *Kind[T]) Send(ctx context.Context, s *Service, to To, data T, key string, opts ...Option) (Receipt, error) {
+	e, err := k.Prepare(s, to, data, key, opts...)
+	if err != nil {
+		return Receipt{}, err
+	}
+	m := e.Mail
+	m.ID = "mail_" + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(m.KeyHash[:20]))
+	if s.store != nil {
+		list, err := s.store.Suppressions(ctx, m.AddressHash)
+		if err != nil {
+			return Receipt{}, fmt.Errorf("mailer: suppressions: %w", err)
+		}
+		for _, sup := range list {
+			if sup.Covers(m.Stream, m.Class) {
+				return Receipt{ID: m.ID, Status: Suppressed}, nil
+			}
+		}
+	}
+	if k.def.relevant != nil {
+		ok, err := k.def.relevant(ctx, m.Account, data)
+		if err != nil {
+			return Receipt{}, fmt.Errorf("mailer: StillRelevant of %q: %w", k.def.name, err)
+		}
+		if !ok {
+			return Receipt{ID: m.ID, Status: Suppressed}, nil
+		}
+	}
+	msg, err := s.message(m, data, k.def)
+	if err != nil {
+		return Receipt{}, err
+	}
+	res := s.transport.Send(ctx, msg)
+	if res.Outcome != Sent {
+		return Receipt{ID: m.ID}, &SendError{ID: m.ID, Result: res}
+	}
+	return Receipt{ID: m.ID, Status: Delivered}, nil
+}
+
+// Covers reports whether the suppression stops mail of the stream and class.
+func (s Suppression) Covers(stream string, class Class) bool {
+	return class <= s.Blocks && (s.Stream == "" || s.Stream == stream)
+}
+
+// message renders a mail into what a transport sends.
+func (s *Service) message(m Mail, data any, def *definition) (*Message, error) {
+	locale := def.locale(m.Locale)
+	v := view{Data: data, Name: m.Name, Locale: locale, Language: language(locale), Brand: s.cfg.Brand, Stream: m.Stream}
+	msg := &Message{
+		ID: m.ID, Key: m.ID, Kind: m.Kind, Stream: m.Stream, From: s.from(m.Stream), To: Address{Name: m.Name, Email: m.Email},
+		ReplyTo: s.cfg.ReplyTo, ReturnPath: s.cfg.ReturnPath, Date: s.now(), DKIM: s.cfg.DKIM,
+	}
+	msg.MessageID = s.messageID(m.ID, msg.From.Domain())
+	if def.class == Lifecycle {
+		v.Unsubscribe = s.cfg.PublicURL + "/" + s.token(m.AddressHash, m.Stream)
+		msg.ListUnsubscribe, msg.ListUnsubscribeMailto = v.Unsubscribe, s.cfg.UnsubscribeMailto
+	}
+	r, err := def.render(v)
+	if err != nil {
+		return nil, err
+	}
+	msg.Subject, msg.Text, msg.HTML = cut(r.Subject, maxSubject), r.Text, r.HTML
+	return msg, nil
+}
+
+// maxSubject keeps a subject whose variables are long within a header line.
+const maxSubject = 240
+
+// cut shortens s to n bytes at a rune's edge.
+func cut(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n-len("…")], "") + "…"
+}
+
+func (s *Service) from(stream string) Address {
+	if a, ok := s.cfg.FromStream[stream]; ok {
+		return a
+	}
+	return s.cfg.From
+}
+
+// messageID is the same on every attempt, tells nothing, and never names the
+// host.
+func (s *Service) messageID(id, domain string) string {
+	sum := mac(s.keys.messageID, id)
+	return strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:16])) + "@" + domain
+}

@@ -1,0 +1,356 @@
+package ratelimit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// GuardConfig configures a Guard. The zero value is good for one instance.
+type GuardConfig struct {
+	// Budget is how long a decision may wait for the store; 0 means 25 ms.
+	Budget time.Duration
+	// Instances is by how many processes the limits are divided while each
+	// decides alone; 0 means 1.
+	Instances int
+	// Misses is after how many failures in a row the store isn't asked any
+	// more; 0 means 3.
+	Misses int
+	// Probe is how often the store is tried again then, in the background; 0
+	// means 200 ms.
+	Probe time.Duration
+	// OnChange hears when the store goes away, with the reason, and with nil
+	// when it is back. It is called on a deciding or probing goroutine.
+	OnChange func(err error)
+}
+
+// Guard is a Store that answers in bounded time whatever the store behind it
+// does. While that one is away, each window is enforced as its OnFailure says:
+// by a share of its limit on a local store, not at all, or by refusing.
+//
+// What is decided locally isn't charged to the store later. A decision that
+// misses the budget may have been charged to the store as well.
+//
+// Guard starts a goroutine for a decision unless the store honours contexts (it
+// then has a method HonoursContext() bool that says so), and one for a probe;
+// each ends when the store's call does.
+type Guard struct {
+	remote, local Store
+	cfg           GuardConfig
+	inline        bool
+
+	away   atomic.Bool // read by every decision
+	misses atomic.Int64
+	next   atomic.Int64 // when to probe, nanoseconds since start
+	probes atomic.Int64 // under way
+	start  time.Time
+	alone  atomic.Int64 // local decisions
+
+	mu    sync.Mutex
+	since time.Time
+	err   error
+}
+
+// maxProbes bounds the probes that hang in a store that never answers.
+const maxProbes = 4
+
+var (
+	_ Store      = (*Guard)(nil)
+	_ LeaseStore = (*Guard)(nil)
+)
+
+// NewGuard returns a Guard of a store. The local store is one of this process,
+// such as ratelimitmem.New(ratelimitmem.Config{}).
+func NewGuard(store, local Store, cfg GuardConfig) (*Guard, error) {
+	if store == nil || local == nil {
+		return nil, errors.New("ratelimit: NewGuard needs a store and a local store, such as ratelimitmem.New(ratelimitmem.Config{})")
+	}
+	for _, f := range []struct {
+		name string
+		n    int64
+	}{
+		{"Budget", int64(cfg.Budget)}, {"Instances", int64(cfg.Instances)}, {"Misses", int64(cfg.Misses)}, {"Probe", int64(cfg.Probe)},
+	} {
+		if f.n < 0 {
+			return nil, fmt.Errorf("ratelimit: GuardConfig.%s is negative", f.name)
+		}
+	}
+	if cfg.Budget == 0 {
+		cfg.Budget = 25 * time.Millisecond
+	}
+	cfg.Instances = max(cfg.Instances, 1)
+	if cfg.Misses == 0 {
+		cfg.Misses = 3
+	}
+	if cfg.Probe == 0 {
+		cfg.Probe = 200 * time.Millisecond
+	}
+	g := &Guard{remote: store, local: local, cfg: cfg, start: time.Now()}
+	if h, ok := store.(interface{ HonoursContext() bool }); ok {
+		g.inline = h.HonoursContext()
+	}
+	return g, nil
+}
+
+// GuardState is how a Guard fares, for health checks.
+type GuardState struct {
+	Healthy bool
+	// Since is when the store went away, and Err why; zero while it is healthy.
+	Since time.Time
+	Err   error
+	// Local counts the decisions that were taken without the store so far.
+	Local int64
+}
+
+// State returns how the Guard fares.
+func (g *Guard) State() GuardState {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return GuardState{Healthy: !g.away.Load(), Since: g.since, Err: g.err, Local: g.alone.Load()}
+}
+
+// guarded decides for one plan.
+type guarded struct {
+	guard  *Guard
+	remote Decider
+	local  Decider // nil when a window is Closed
+	plan   *Plan   // the local share
+	closed uint8   // windows that refuse
+}
+
+// Prepare implements Store.
+func (g *Guard) Prepare(scope string, plan *Plan) (Decider, error) {
+	remote, err := g.remote.Prepare(scope, plan)
+	if err != nil {
+		return nil, err
+	}
+	d := &guarded{guard: g, remote: remote}
+	if d.plan, d.closed, err = plan.share(int64(g.cfg.Instances)); err != nil {
+		return nil, err
+	}
+	if d.closed == 0 {
+		if d.local, err = g.local.Prepare(scope, d.plan); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+// share is the plan that each of n instances enforces alone, with the same
+// windows in the same places.
+func (p *Plan) share(n int64) (local *Plan, closed uint8, err error) {
+	windows := p.Windows()
+	for i := range windows {
+		w := &windows[i]
+		if w.Limit > 0 {
+			w.Limit = max(w.Limit/n, 1)
+		}
+		if w.Burst > 0 {
+			w.Burst = max(w.Burst/n, 1)
+		}
+		switch w.OnFailure {
+		case Open:
+			w.Shadow = true
+		case Closed:
+			if !w.Shadow {
+				closed |= 1 << i
+			}
+		}
+	}
+	local, err = NewPlan(p.name, windows...)
+	return local, closed, err
+}
+
+// Decide implements Decider.
+func (d *guarded) Decide(ctx context.Context, req Request) (Outcome, Used, error) {
+	g := d.guard
+	if req.Op == Adjust && req.Local {
+		return d.alone(ctx, req)
+	}
+	if g.away.Load() {
+		g.probe(ctx, d.remote, req)
+		if req.Op == Adjust {
+			return Outcome{}, Used{}, fmt.Errorf("%w: nothing was adjusted", ErrUnavailable)
+		}
+		return d.alone(ctx, req)
+	}
+	out, used, err := d.ask(ctx, req)
+	if err == nil {
+		if g.misses.Load() != 0 {
+			g.misses.Store(0)
+		}
+		return out, used, nil
+	}
+	if ctx.Err() != nil {
+		return Outcome{}, Used{}, fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
+	}
+	if g.misses.Add(1) >= int64(g.cfg.Misses) {
+		g.leave(err)
+	}
+	if req.Op == Adjust {
+		return Outcome{}, Used{}, err
+	}
+	return d.alone(ctx, req)
+}
+
+var errBudget = fmt.Errorf("%w: no answer within the guard's budget", ErrUnavailable)
+
+// ask asks the store and waits no longer than the budget.
+func (d *guarded) ask(ctx context.Context, req Request) (Outcome, Used, error) {
+	budget := d.guard.cfg.Budget
+	if d.guard.inline {
+		ctx, cancel := context.WithTimeout(ctx, budget)
+		defer cancel()
+		return d.remote.Decide(ctx, req)
+	}
+	type answer struct {
+		out  Outcome
+		used Used
+		err  error
+	}
+	answers := make(chan answer, 1)
+	// Whether the store's client looks at it or not: nobody waits for the
+	// answer after this.
+	within, cancel := context.WithTimeout(ctx, budget)
+	defer cancel()
+	go func() {
+		out, used, err := d.remote.Decide(within, req)
+		answers <- answer{out, used, err}
+	}()
+	select {
+	case a := <-answers:
+		return a.out, a.used, a.err
+	case <-within.Done():
+		return Outcome{}, Used{}, errBudget
+	}
+}
+
+// closedWait is when a request that a Closed window refused is told to come
+// back: it would pass as soon as the store does.
+const closedWait = int64(time.Second / time.Microsecond)
+
+// alone decides without the store.
+func (d *guarded) alone(ctx context.Context, req Request) (Outcome, Used, error) {
+	if req.Op != Adjust {
+		d.guard.alone.Add(1)
+	}
+	if d.closed != 0 {
+		out := Outcome{Now: time.Now().UnixMicro()}
+		for i := range d.plan.rules {
+			if d.closed&(1<<i) != 0 {
+				out.SetOver(i, false, closedWait)
+			}
+		}
+		out.setSource(FromFailure)
+		return out, Used{}, nil
+	}
+	out, used, err := d.local.Decide(ctx, req)
+	if d.plan.shadow == 1<<len(d.plan.rules)-1 {
+		out.setSource(FromFailure) // every window is open
+	} else {
+		out.setSource(FromLocal)
+	}
+	return out, used, err
+}
+
+// leave stops asking the store.
+func (g *Guard) leave(err error) {
+	g.mu.Lock()
+	if g.away.Load() {
+		g.mu.Unlock()
+		return
+	}
+	g.since, g.err = time.Now(), err
+	g.next.Store(int64(time.Since(g.start) + g.cfg.Probe))
+	g.away.Store(true)
+	g.mu.Unlock()
+	if g.cfg.OnChange != nil {
+		g.cfg.OnChange(err)
+	}
+}
+
+func (g *Guard) back() {
+	g.mu.Lock()
+	if !g.away.Load() {
+		g.mu.Unlock()
+		return
+	}
+	g.since, g.err = time.Time{}, nil
+	g.misses.Store(0)
+	g.away.Store(false)
+	g.mu.Unlock()
+	if g.cfg.OnChange != nil {
+		g.cfg.OnChange(nil)
+	}
+}
+
+// probe tries the store in the background with a question that charges
+// nothing. A probe that hangs doesn't keep the next ones from trying.
+func (g *Guard) probe(ctx context.Context, remote Decider, req Request) {
+	next := g.next.Load()
+	now := int64(time.Since(g.start))
+	if now < next || !g.next.CompareAndSwap(next, now+int64(g.cfg.Probe)) {
+		return
+	}
+	if g.probes.Add(1) > maxProbes {
+		g.probes.Add(-1)
+		return
+	}
+	req.Op, req.Cost = Peek, 1
+	ctx = context.WithoutCancel(ctx)
+	go func() {
+		defer g.probes.Add(-1)
+		// More patient than a decision: a store that has just come back is slow.
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		if _, _, err := remote.Decide(ctx, req); err == nil {
+			g.back()
+		}
+	}()
+}
+
+// Reset implements Store: it forgets locally as well.
+func (g *Guard) Reset(ctx context.Context, scope, key string) (bool, error) {
+	local, err := g.local.Reset(ctx, scope, key)
+	if err != nil {
+		return false, err
+	}
+	was, err := g.remote.Reset(ctx, scope, key)
+	return was || local, err
+}
+
+// Inspect implements Store: it returns what both stores hold.
+func (g *Guard) Inspect(ctx context.Context, scope, key string) ([]Held, error) {
+	held, err := g.remote.Inspect(ctx, scope, key)
+	if err != nil {
+		return nil, err
+	}
+	local, err := g.local.Inspect(ctx, scope, key)
+	if err != nil {
+		return nil, err
+	}
+	return append(held, local...), nil
+}
+
+// Acquire implements LeaseStore. Places can't be divided, so there are none
+// while the store is away: the error is ErrUnavailable, within the caller's
+// context.
+func (g *Guard) Acquire(ctx context.Context, scope, key, id string, limit int64, ttl time.Duration) (bool, int64, time.Duration, error) {
+	store, ok := g.remote.(LeaseStore)
+	if !ok {
+		return false, 0, 0, fmt.Errorf("%w: concurrency limits need a LeaseStore", ErrUnsupported)
+	}
+	return store.Acquire(ctx, scope, key, id, limit, ttl)
+}
+
+// Release implements LeaseStore.
+func (g *Guard) Release(ctx context.Context, scope, key, id string) (bool, error) {
+	store, ok := g.remote.(LeaseStore)
+	if !ok {
+		return false, fmt.Errorf("%w: concurrency limits need a LeaseStore", ErrUnsupported)
+	}
+	return store.Release(ctx, scope, key, id)
+}

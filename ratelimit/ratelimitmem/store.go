@@ -1,0 +1,221 @@
+package ratelimitmem
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/kolekt/commerce/ratelimit"
+)
+
+// DefaultMaxKeys is how many live keys a scope may hold when Config doesn't
+// say: about 200 MB with two windows.
+const DefaultMaxKeys = 1 << 22
+
+// maxWords bounds the windows of all plans of a scope.
+const maxWords = 64
+
+// Config configures a Store. The zero value is good.
+type Config struct {
+	// MaxKeys bounds the live keys of each scope; 0 means DefaultMaxKeys. A key
+	// that is limited is never forgotten: beyond the bound, keys that are new
+	// share the limits of 256 common entries until room returns.
+	MaxKeys int
+	// CoarseClock reads the time once a millisecond, in a goroutine that Close
+	// ends, instead of at every decision. It makes decisions about twice as fast
+	// and up to a millisecond (more on a loaded machine) late, never early.
+	CoarseClock bool
+	// Now replaces the clock, for tests.
+	Now func() time.Time
+}
+
+// Store is a ratelimit.Store and a ratelimit.LeaseStore.
+type Store struct {
+	cfg    Config
+	clock  *clock
+	seed   maphash.Seed
+	mu     sync.Mutex
+	scopes map[string]*scope
+	leases leases
+}
+
+var (
+	_ ratelimit.Store      = (*Store)(nil)
+	_ ratelimit.LeaseStore = (*Store)(nil)
+)
+
+// New returns an empty Store. Close it when it has a coarse clock.
+func New(cfg Config) *Store {
+	if cfg.MaxKeys <= 0 {
+		cfg.MaxKeys = DefaultMaxKeys
+	}
+	return &Store{
+		cfg:    cfg,
+		clock:  newClock(cfg.Now, cfg.CoarseClock),
+		seed:   maphash.MakeSeed(),
+		scopes: map[string]*scope{},
+	}
+}
+
+// Close stops the coarse clock; the time stands still afterwards. It may be
+// called more than once.
+func (s *Store) Close() { s.clock.close() }
+
+// scope holds the keys of one limiter. Its states only ever grow, so that an
+// offset stays right for as long as the scope lives.
+type scope struct {
+	states   atomic.Pointer[[]state]
+	words    int // of all states; under Store.mu
+	maxShard uint64
+	shards   [shards]shard
+}
+
+func (s *Store) scope(name string) *scope {
+	sc := s.scopes[name]
+	if sc == nil {
+		sc = &scope{maxShard: uint64(max(s.cfg.MaxKeys/shards, 1))}
+		sc.states.Store(new([]state))
+		for i := range sc.shards {
+			sc.shards[i].table.Store(newTable(1, 4))
+		}
+		s.scopes[name] = sc
+	}
+	return sc
+}
+
+// Prepare implements ratelimit.Store.
+func (s *Store) Prepare(scopeName string, plan *ratelimit.Plan) (ratelimit.Decider, error) {
+	if plan == nil || plan.Unlimited() {
+		return nil, errors.New("ratelimitmem: Prepare needs a plan with a window")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sc := s.scope(scopeName)
+	states := append([]state(nil), *sc.states.Load()...)
+	d := &decider{clock: s.clock, seed: s.seed, scope: sc}
+	for i, r := range plan.Rules() {
+		at := -1
+		for j := range states {
+			if states[j].name == r.State {
+				at = j
+			}
+		}
+		if at < 0 {
+			at = len(states)
+			states = append(states, state{name: r.State, kind: r.Algorithm, offset: sc.words, interval: r.Interval})
+			sc.words += words(r.Algorithm)
+			if sc.words > maxWords {
+				sc.words -= words(r.Algorithm)
+				return nil, fmt.Errorf("ratelimitmem: the plans of limiter %q have more windows than %d: use a limiter for each kind of key", scopeName, maxWords)
+			}
+			sc.states.Store(&states)
+		}
+		d.rules[i] = rule{
+			kind: r.Algorithm, offset: states[at].offset, limit: r.Limit,
+			interval: r.Interval, burst: r.Limit * r.Interval,
+		}
+		if r.Shadow {
+			d.shadow |= 1 << i
+		}
+		if r.Algorithm == ratelimit.Period {
+			d.periods = true
+		}
+		d.words = max(d.words, states[at].offset+words(r.Algorithm))
+	}
+	d.n = len(plan.Rules())
+	d.bucket = d.n == 1 && d.rules[0].kind == ratelimit.Bucket && d.rules[0].offset == 0 && d.shadow == 0
+	return d, nil
+}
+
+// hash is never 0, the mark of a free slot.
+func hash(seed maphash.Seed, key string) uint64 {
+	h := maphash.String(seed, key)
+	if h == 0 {
+		return 1 << 63
+	}
+	return h
+}
+
+// locked finds and locks a key's entry; ok is false when there is none.
+func (sc *scope) locked(h uint64) (e entry, ok bool) {
+	sh := &sc.shards[h%shards]
+	for {
+		t := sh.table.Load()
+		words, _ := t.find(h)
+		if words == nil {
+			return entry{}, false
+		}
+		if first, ok := lock(words); ok {
+			return entry{words: words, first: first}, true
+		}
+		sh.next(t)
+	}
+}
+
+func (s *Store) lookup(scopeName string) *scope {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.scopes[scopeName]
+}
+
+// Reset implements ratelimit.Store. Leases are no state of a plan and stay.
+func (s *Store) Reset(_ context.Context, scopeName, key string) (bool, error) {
+	sc := s.lookup(scopeName)
+	if sc == nil {
+		return false, nil
+	}
+	e, ok := sc.locked(hash(s.seed, key))
+	if !ok {
+		return false, nil
+	}
+	was := !dead(*sc.states.Load(), e.words, e.first, s.clock.now())
+	clear(e.words[1:])
+	unlock(e.words, 0)
+	return was, nil
+}
+
+// Inspect implements ratelimit.Store.
+func (s *Store) Inspect(_ context.Context, scopeName, key string) ([]ratelimit.Held, error) {
+	sc := s.lookup(scopeName)
+	if sc == nil {
+		return nil, nil
+	}
+	e, ok := sc.locked(hash(s.seed, key))
+	if !ok {
+		return nil, nil
+	}
+	first := e.first
+	now := s.clock.now()
+	var held []ratelimit.Held
+	for _, st := range *sc.states.Load() {
+		if st.offset >= len(e.words) {
+			break
+		}
+		if used, until := st.held(&e, now); until > now && used > 0 {
+			held = append(held, ratelimit.Held{State: st.name, Used: used, Until: time.UnixMicro(until).UTC()})
+		}
+	}
+	unlock(e.words, first)
+	return held, nil
+}
+
+// Len returns how many entries a scope holds, dead ones included until their
+// part is rebuilt, and how many bytes they take.
+func (s *Store) Len(scopeName string) (entries int, bytes int64) {
+	sc := s.lookup(scopeName)
+	if sc == nil {
+		return 0, 0
+	}
+	for i := range sc.shards {
+		sh := &sc.shards[i]
+		sh.mu.Lock()
+		entries += int(sh.used)
+		bytes += int64(len(sh.table.Load().data)) * 8
+		sh.mu.Unlock()
+	}
+	return entries, bytes
+}

@@ -1,0 +1,156 @@
+package ratelimitmem
+
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+)
+
+// shards is how many parts a scope has. A part is rebuilt as a whole, so it is
+// what an insertion may wait for.
+const shards = 256
+
+// The first word of an entry carries a lock in bit 0: whoever sets it owns the
+// entry. The word moved, which no entry can hold otherwise, says that the
+// entry lives in the shard's next table.
+const (
+	locked = uint64(1)
+	moved  = ^uint64(0)
+)
+
+// table is an open-addressing table of entries of a hash and words. A hash of
+// 0 is a free slot; a slot's hash is written once, under the shard's mutex,
+// after its words. Entries leave only by a rebuild.
+type table struct {
+	stride uint64 // 1 + words
+	n      uint64 // slots
+	data   []uint64
+}
+
+func newTable(words int, n uint64) *table {
+	stride := uint64(words) + 1
+	return &table{stride: stride, n: n, data: make([]uint64, n*stride)}
+}
+
+func (t *table) words() int { return int(t.stride) - 1 }
+
+// find returns the entry's words, or nil and where it would go.
+func (t *table) find(hash uint64) (words []uint64, free uint64) {
+	// The high half picks the slot; the low byte has picked the shard.
+	i := (hash >> 32) * t.n >> 32 * t.stride
+	for {
+		switch h := atomic.LoadUint64(&t.data[i]); h {
+		case hash:
+			return t.data[i+1 : i+t.stride : i+t.stride], 0
+		case 0:
+			return nil, i
+		}
+		if i += t.stride; i == uint64(len(t.data)) {
+			i = 0
+		}
+	}
+}
+
+// lock takes an entry and returns its first word; ok is false when the entry
+// has moved.
+func lock(words []uint64) (first uint64, ok bool) {
+	for spin := 0; ; spin++ {
+		w := atomic.LoadUint64(&words[0])
+		if w == moved {
+			return 0, false
+		}
+		if w&locked == 0 && atomic.CompareAndSwapUint64(&words[0], w, w|locked) {
+			return w, true
+		}
+		if spin > 30 {
+			runtime.Gosched()
+		}
+	}
+}
+
+func unlock(words []uint64, first uint64) { atomic.StoreUint64(&words[0], first) }
+
+// shard is a part of a scope.
+type shard struct {
+	table atomic.Pointer[table]
+	mu    sync.Mutex // held to insert and to rebuild
+	used  uint64     // slots taken, the dead ones too
+	full  int64      // until when not to look for dead entries again, microseconds
+	_     [24]byte   // a cache line each
+}
+
+// insert makes an empty entry for a hash. When the shard holds its share of
+// live keys, it makes none and returns false.
+func (s *shard) insert(sc *scope, hash uint64, now int64, always bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.table.Load()
+	words, free := t.find(hash)
+	if words != nil {
+		return true
+	}
+	over := s.used >= sc.maxShard
+	if over && !always && now < s.full {
+		return false
+	}
+	if over || (s.used+1)*4 > t.n*3 {
+		t = s.rebuild(sc, now, t.words())
+		if s.used >= sc.maxShard && !always {
+			// Looking costs time that an attack with new keys must not get.
+			s.full = now + 100_000
+			return false
+		}
+		_, free = t.find(hash)
+	}
+	s.used++
+	atomic.StoreUint64(&t.data[free], hash)
+	return true
+}
+
+// widen gives the shard's entries at least this many words.
+func (s *shard) widen(sc *scope, words int, now int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.table.Load().words() < words {
+		s.rebuild(sc, now, words)
+	}
+}
+
+// rebuild moves the live entries to a new table, at half its size. Each entry
+// is taken away under its lock and marked, so a decision that is under way is
+// either moved with it or starts again in the new table: none is lost. The
+// caller holds the mutex.
+func (s *shard) rebuild(sc *scope, now int64, words int) *table {
+	old := s.table.Load()
+	states := *sc.states.Load()
+	live := make([]uint64, 0, (s.used+1)*old.stride)
+	for i := uint64(0); i < uint64(len(old.data)); i += old.stride {
+		hash := old.data[i]
+		if hash == 0 {
+			continue
+		}
+		entry := old.data[i+1 : i+old.stride]
+		first, _ := lock(entry) // can't have moved: only the mutex's holder moves
+		if !dead(states, entry, first, now) {
+			live = append(live, hash, first)
+			live = append(live, entry[1:]...)
+		}
+		atomic.StoreUint64(&entry[0], moved)
+	}
+	s.used = uint64(len(live)) / old.stride
+	t := newTable(words, max(2*(s.used+1), 4))
+	for i := uint64(0); i < uint64(len(live)); i += old.stride {
+		_, free := t.find(live[i])
+		copy(t.data[free:], live[i:i+old.stride])
+	}
+	s.table.Store(t)
+	return t
+}
+
+// next waits until the shard has another table than t.
+func (s *shard) next(t *table) {
+	for s.table.Load() == t {
+		s.mu.Lock()   // held by the one who rebuilds
+		s.mu.Unlock() //nolint:staticcheck // waiting is the purpose
+	}
+}

@@ -1,0 +1,309 @@
+package ratelimitredis
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/kolekt/commerce/ratelimit"
+)
+
+// Config configures a Store. The zero value is good.
+type Config struct {
+	// Prefix begins every key; empty means "ratelimit:".
+	Prefix string
+	// Timeout bounds a round trip that decides for several callers at once; one
+	// for a single caller is bounded by the caller's context. The client must
+	// honour contexts for that (redis.Options.ContextTimeoutEnabled), or its own
+	// timeouts count. 0 means a second.
+	Timeout time.Duration
+}
+
+// Store is a ratelimit.Store and a ratelimit.LeaseStore. It owns no goroutine
+// that outlives the decisions it was started for.
+type Store struct {
+	client  redis.UniversalClient
+	cfg     Config
+	batcher batcher
+
+	mu    sync.Mutex
+	names map[int64]string // of states, by ID
+}
+
+var (
+	_ ratelimit.Store      = (*Store)(nil)
+	_ ratelimit.LeaseStore = (*Store)(nil)
+)
+
+// New returns a Store on a client that the caller keeps and closes. It does no
+// I/O.
+func New(client redis.UniversalClient, cfg Config) (*Store, error) {
+	if client == nil {
+		return nil, errors.New("ratelimitredis: New needs a client")
+	}
+	if cfg.Timeout < 0 {
+		return nil, fmt.Errorf("ratelimitredis: Config.Timeout %v is negative", cfg.Timeout)
+	}
+	if cfg.Timeout == 0 {
+		cfg.Timeout = time.Second
+	}
+	if cfg.Prefix == "" {
+		cfg.Prefix = "ratelimit:"
+	}
+	s := &Store{client: client, cfg: cfg, names: map[int64]string{}}
+	_, single := client.(*redis.Client)
+	s.batcher = batcher{client: client, timeout: cfg.Timeout, single: single}
+	return s, nil
+}
+
+// HonoursContext reports whether the client ends a call when its context does,
+// so that a ratelimit.Guard need not wait in the caller's stead.
+func (s *Store) HonoursContext() bool {
+	switch c := s.client.(type) {
+	case *redis.Client:
+		return c.Options().ContextTimeoutEnabled
+	case *redis.ClusterClient:
+		return c.Options().ContextTimeoutEnabled
+	}
+	return false
+}
+
+func (s *Store) stateKey(scope, key string) string { return s.cfg.Prefix + "s:" + scope + ":" + key }
+func (s *Store) leaseKey(scope, key string) string { return s.cfg.Prefix + "c:" + scope + ":" + key }
+
+// decider is a plan as arguments of the script.
+type decider struct {
+	store  *Store
+	prefix string
+	rules  []ratelimit.Rule
+	ids    []string
+	merges bool // equal requests can be decided together
+	plan   atomic.Pointer[planArgs]
+}
+
+// planArgs are the arguments of a plan with certain spans.
+type planArgs struct {
+	spans *ratelimit.Spans
+	args  []any
+}
+
+// Prepare implements ratelimit.Store.
+func (s *Store) Prepare(scope string, plan *ratelimit.Plan) (ratelimit.Decider, error) {
+	if plan == nil || plan.Unlimited() {
+		return nil, errors.New("ratelimitredis: Prepare needs a plan with a window")
+	}
+	d := &decider{store: s, prefix: s.stateKey(scope, ""), rules: plan.Rules(), merges: true}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range d.rules {
+		id := r.StateID()
+		if other, ok := s.names[id]; ok && other != r.State {
+			return nil, fmt.Errorf("ratelimitredis: windows %q and %q have one ID: rename one", other, r.State)
+		}
+		s.names[id] = r.State
+		d.ids = append(d.ids, strconv.FormatInt(id, 10))
+		d.merges = d.merges && !r.Shadow
+	}
+	return d, nil
+}
+
+// args returns the plan's arguments. Calendar spans are the same for all keys
+// for a day or more, so the last ones are kept.
+func (d *decider) args(spans *ratelimit.Spans) *planArgs {
+	if p := d.plan.Load(); p != nil && p.spans == spans {
+		return p
+	}
+	args := make([]any, 0, 1+6*len(d.rules))
+	args = append(args, strconv.Itoa(len(d.rules)))
+	for i, r := range d.rules {
+		shadow := "0"
+		if r.Shadow {
+			shadow = "1"
+		}
+		args = append(args, d.ids[i], strconv.FormatInt(r.Limit, 10), strconv.FormatInt(r.Interval, 10), shadow)
+		if r.Algorithm == ratelimit.Period {
+			args = append(args, strconv.FormatInt(spans[i].From, 10), strconv.FormatInt(spans[i].To, 10))
+		}
+	}
+	p := &planArgs{spans: spans, args: args}
+	d.plan.Store(p)
+	return p
+}
+
+// Decide implements ratelimit.Decider.
+func (d *decider) Decide(ctx context.Context, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
+	out, used, err := d.store.batcher.do(ctx, d, &req)
+	if err != nil {
+		return ratelimit.Outcome{}, ratelimit.Used{}, fmt.Errorf("%w: %w", ratelimit.ErrUnavailable, err)
+	}
+	return out, used, nil
+}
+
+// replyLen is how many numbers the script returns about a key.
+func (d *decider) replyLen() int { return 2 + 2*len(d.rules) }
+
+// outcome reads what the script said about the i-th of m equal requests.
+func (d *decider) outcome(now int64, reply []int64, req *ratelimit.Request, i int64) (out ratelimit.Outcome, levels ratelimit.Used) {
+	out.Now = now
+	admitted := reply[0]
+	if admitted < 0 {
+		out.SetStale()
+		return out, levels
+	}
+	for w := range d.rules {
+		used := reply[2+2*w]
+		if later := admitted - 1 - i; later > 0 {
+			// Those behind this one were charged after it.
+			unit := req.Cost
+			if d.rules[w].Algorithm == ratelimit.Bucket {
+				unit *= d.rules[w].Interval
+			}
+			used -= later * unit
+		}
+		levels.Set(w, used)
+	}
+	if i < admitted && d.merges && req.Op == ratelimit.Take {
+		return out, levels // what the reply says of waiting is about those refused
+	}
+	for w := range d.rules {
+		if reply[1]&(1<<w) == 0 {
+			continue
+		}
+		wait := reply[3+2*w]
+		if wait < 0 {
+			wait = ratelimit.WaitForever
+		}
+		out.SetOver(w, d.rules[w].Shadow, wait)
+	}
+	return out, levels
+}
+
+// Reset implements ratelimit.Store. Leases are no state of a plan and stay.
+func (s *Store) Reset(ctx context.Context, scope, key string) (bool, error) {
+	n, err := s.client.Del(ctx, s.stateKey(scope, key)).Result()
+	if err != nil {
+		return false, fmt.Errorf("%w: %w", ratelimit.ErrUnavailable, err)
+	}
+	return n > 0, nil
+}
+
+// Inspect implements ratelimit.Store. A state whose plan this process doesn't
+// know is named by its number.
+func (s *Store) Inspect(ctx context.Context, scope, key string) ([]ratelimit.Held, error) {
+	v, err := s.client.Get(ctx, s.stateKey(scope, key)).Result()
+	if errors.Is(err, redis.Nil) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ratelimit.ErrUnavailable, err)
+	}
+	now, err := s.client.Time(ctx).Result()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ratelimit.ErrUnavailable, err)
+	}
+	numbers, err := decode(v)
+	if err != nil {
+		return nil, err
+	}
+	return s.held(numbers, now.UnixMicro())
+}
+
+var errFormat = errors.New("ratelimitredis: a key holds something else: give the store a Prefix of its own")
+
+// decode reads a key's numbers, as decide.lua writes them.
+func decode(v string) ([]int64, error) {
+	var numbers []int64
+	if v != "" && v[0] >= '0' && v[0] <= '9' { // a packed count of states begins with a zero byte
+		for _, digits := range strings.Fields(v) {
+			n, err := strconv.ParseInt(digits, 10, 64)
+			if err != nil {
+				return nil, errFormat
+			}
+			numbers = append(numbers, n)
+		}
+		return numbers, nil
+	}
+	if len(v)%8 != 0 {
+		return nil, errFormat
+	}
+	for ; v != ""; v = v[8:] {
+		f := math.Float64frombits(binary.LittleEndian.Uint64([]byte(v[:8])))
+		if f < 0 || f > 1<<53 || f != math.Trunc(f) {
+			return nil, errFormat
+		}
+		numbers = append(numbers, int64(f))
+	}
+	return numbers, nil
+}
+
+func (s *Store) held(numbers []int64, now int64) ([]ratelimit.Held, error) {
+	if len(numbers) == 0 || int64(len(numbers)) < 1+numbers[0] {
+		return nil, errFormat
+	}
+	ids, words := numbers[1:1+numbers[0]], numbers[1+numbers[0]:]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var held []ratelimit.Held
+	for _, id := range ids {
+		n := map[ratelimit.Algorithm]int{ratelimit.Bucket: 1, ratelimit.Period: 2, ratelimit.Rolling: ratelimit.RollingSlots + 3}[ratelimit.Algorithm(id%4)]
+		if n == 0 || len(words) < n {
+			return nil, errFormat
+		}
+		var used, until int64
+		switch w := words[:n]; ratelimit.Algorithm(id % 4) {
+		case ratelimit.Bucket:
+			used, until = w[0]-now, w[0]
+		case ratelimit.Period:
+			used, until = w[0], w[1]
+		case ratelimit.Rolling:
+			until = (w[0] + ratelimit.RollingSlots + 1) * w[1]
+			for _, n := range w[2:] {
+				used += n
+			}
+		}
+		words = words[n:]
+		if until > now && used > 0 {
+			name := s.names[id]
+			if name == "" {
+				name = "#" + strconv.FormatInt(id, 10)
+			}
+			held = append(held, ratelimit.Held{State: name, Used: used, Until: time.UnixMicro(until).UTC()})
+		}
+	}
+	return held, nil
+}
+
+// Acquire implements ratelimit.LeaseStore.
+func (s *Store) Acquire(ctx context.Context, scope, key, id string, limit int64, ttl time.Duration) (bool, int64, time.Duration, error) {
+	reply, err := acquireScript.run(ctx, s.client, []string{s.leaseKey(scope, key)}, []any{id, limit, ttl.Microseconds()})
+	if err == nil && len(reply) != 3 {
+		err = errReply
+	}
+	if err != nil {
+		return false, 0, 0, fmt.Errorf("%w: %w", ratelimit.ErrUnavailable, err)
+	}
+	return reply[0] == 1, reply[1], time.Duration(reply[2]) * time.Microsecond, nil
+}
+
+// Release implements ratelimit.LeaseStore.
+func (s *Store) Release(ctx context.Context, scope, key, id string) (bool, error) {
+	cmd := redis.NewIntCmd(ctx, releaseScript.args(false, []string{s.leaseKey(scope, key)}, []any{id})...)
+	err := s.client.Process(ctx, cmd)
+	if isNoScript(err) {
+		cmd = redis.NewIntCmd(ctx, releaseScript.args(true, []string{s.leaseKey(scope, key)}, []any{id})...)
+		err = s.client.Process(ctx, cmd)
+	}
+	if err != nil {
+		return false, fmt.Errorf("%w: %w", ratelimit.ErrUnavailable, err)
+	}
+	return cmd.Val() == 1, nil
+}

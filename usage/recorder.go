@@ -1,0 +1,539 @@
+package usage
+
+import (
+	"context"
+	crand "crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// RecorderConfig has a good default for everything.
+type RecorderConfig struct {
+	// Journal is a folder for a write-ahead file. With it Track returns once
+	// the event is on disk, and a crash loses no accepted event: the next
+	// Recorder on the folder stores what was left. Without it events wait in
+	// memory and a crash loses them. A folder belongs to one Recorder at a
+	// time.
+	Journal string
+	// Batch is how many events are stored in one commit: 1000 when zero,
+	// which is also the most.
+	Batch int
+	// Every is how long an event waits at most for its batch to fill: 100 ms
+	// when zero.
+	Every time.Duration
+	// Max is how many events may wait: 100,000 when zero.
+	Max int
+	// Refuse makes Track return ErrFull when Max events wait, instead of
+	// blocking until there is room. An event is never dropped in silence.
+	Refuse bool
+	// Writers is how many batches are stored at the same time: 2 when zero.
+	Writers int
+	// Dead is called for each event that can never be stored, such as one
+	// whose ID was used for something else, from one of the Recorder's
+	// goroutines. Nil logs its ID and the reason.
+	Dead func(Event, error)
+}
+
+// Recorder takes events quickly and stores them in batches, retrying with the
+// same IDs until they are stored. It has Writers goroutines and, with a
+// journal, one more; Close ends them.
+type Recorder struct {
+	svc     *Service
+	cfg     RecorderConfig
+	journal *journal
+
+	shards [recorderShards]recorderShard
+	room   atomic.Int64 // events that wait, in shards, taken or in flight
+	closed atomic.Bool
+
+	wake chan struct{} // a batch is full
+	ctx  context.Context
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+
+	mu       sync.Mutex
+	freed    chan struct{} // closed when there is room again
+	waiting  []tracked     // taken from the shards, or put back
+	inflight map[*batch]struct{}
+	stats    RecorderStats
+}
+
+const recorderShards = 8
+
+type recorderShard struct {
+	mu       sync.Mutex
+	events   []tracked
+	accepted int64
+	random   *rand.ChaCha8
+	_        [64]byte // on cache lines of its own
+}
+
+// tracked is an event with its key and time fixed.
+type tracked struct {
+	Event
+	key     [16]byte
+	own     bool
+	segment *segment // of the journal
+}
+
+type batch struct {
+	events []tracked
+	done   chan struct{}
+}
+
+// RecorderStats are counts since the Recorder began. Accepted is always
+// Stored + Duplicates + Dead + Pending when nothing is under way.
+type RecorderStats struct {
+	Accepted   int64 // by Track, or found in the journal
+	Stored     int64
+	Duplicates int64
+	Dead       int64
+	Pending    int64
+	Refused    int64 // with ErrFull
+	Retries    int64 // of batches
+	// Oldest is the age of the oldest event that waits.
+	Oldest time.Duration
+}
+
+// LeftError says that Flush or Close ended before everything was stored.
+type LeftError struct {
+	Pending int64
+	Journal string // where they are; empty if only in memory
+	Err     error
+}
+
+func (e *LeftError) Error() string {
+	if e.Journal != "" {
+		return fmt.Sprintf("usage: %d events are left in the journal %s: %v", e.Pending, e.Journal, e.Err)
+	}
+	return fmt.Sprintf("usage: %d events are left in memory: %v", e.Pending, e.Err)
+}
+
+func (e *LeftError) Unwrap() error { return e.Err }
+
+// NewRecorder starts a recorder. With a journal it first takes over what an
+// earlier process has left.
+func NewRecorder(svc *Service, cfg RecorderConfig) (*Recorder, error) {
+	if cfg.Batch < 0 || cfg.Batch > 1000 || cfg.Every < 0 || cfg.Max < 0 || cfg.Writers < 0 {
+		return nil, errors.New("usage: RecorderConfig: Batch must be 0 to 1000; Every, Max and Writers must not be negative")
+	}
+	if cfg.Batch == 0 {
+		cfg.Batch = 1000
+	}
+	setDefault(&cfg.Every, 100*time.Millisecond)
+	if cfg.Max == 0 {
+		cfg.Max = 100_000
+	}
+	if cfg.Writers == 0 {
+		cfg.Writers = 2
+	}
+	r := &Recorder{
+		svc: svc, cfg: cfg, wake: make(chan struct{}, 1), freed: make(chan struct{}),
+		inflight: map[*batch]struct{}{},
+	}
+	for i := range r.shards {
+		var seed [32]byte
+		_, _ = crand.Read(seed[:]) // never fails
+		r.shards[i].random = rand.NewChaCha8(seed)
+	}
+	if cfg.Journal != "" {
+		left, err := r.openJournal()
+		if err != nil {
+			return nil, err
+		}
+		r.waiting = left
+		r.stats.Accepted = int64(len(left))
+		r.room.Store(int64(len(left)))
+	}
+	r.ctx, r.stop = context.WithCancel(context.Background())
+	for range cfg.Writers {
+		r.wg.Go(r.write)
+	}
+	return r, nil
+}
+
+// Track accepts an event. It returns at once, or with a journal when the event
+// is on disk; where there is no room it blocks until the context ends, or
+// returns ErrFull. What is wrong with an event itself is returned here.
+func (r *Recorder) Track(ctx context.Context, e Event) error {
+	now := r.svc.now()
+	t, err := r.svc.track(e, now)
+	if err != nil {
+		return err
+	}
+	if err := r.enter(ctx); err != nil {
+		return err
+	}
+	sh := &r.shards[rand.Uint32()%recorderShards]
+	if r.journal != nil {
+		if t.own {
+			sh.mu.Lock()
+			sh.newKey(&t.key, now)
+			sh.mu.Unlock()
+		}
+		if t.segment, err = r.journal.append(t); err != nil {
+			r.leave(1)
+			return err
+		}
+	}
+	sh.mu.Lock()
+	if t.own && r.journal == nil {
+		sh.newKey(&t.key, now)
+	}
+	sh.events = append(sh.events, t)
+	sh.accepted++
+	full := len(sh.events) >= r.cfg.Batch/recorderShards+1
+	sh.mu.Unlock()
+	if full {
+		select {
+		case r.wake <- struct{}{}:
+		default:
+		}
+	}
+	return nil
+}
+
+// newKey is newKey of key.go from the shard's own generator, which asks the
+// system for nothing.
+func (sh *recorderShard) newKey(key *[16]byte, now time.Time) {
+	binary.BigEndian.PutUint64(key[:8], sh.random.Uint64())
+	binary.BigEndian.PutUint64(key[8:], sh.random.Uint64())
+	stampKey(key, now)
+}
+
+// enter takes a place, or waits for one.
+func (r *Recorder) enter(ctx context.Context) error {
+	for {
+		// First in, then the look: Close waits for whoever is in.
+		n := r.room.Add(1)
+		if r.closed.Load() {
+			r.leave(1)
+			return ErrClosed
+		}
+		if n <= int64(r.cfg.Max) {
+			return nil
+		}
+		r.room.Add(-1)
+		r.mu.Lock()
+		freed := r.freed
+		if r.cfg.Refuse {
+			r.stats.Refused++
+		}
+		r.mu.Unlock()
+		if r.cfg.Refuse {
+			return ErrFull
+		}
+		if r.room.Load() < int64(r.cfg.Max) {
+			continue // freed between the two looks
+		}
+		select {
+		case <-freed:
+		case <-r.ctx.Done():
+			return ErrClosed
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (r *Recorder) leave(n int64) {
+	r.room.Add(-n)
+	r.mu.Lock()
+	close(r.freed)
+	r.freed = make(chan struct{})
+	r.mu.Unlock()
+}
+
+// track checks an event as far as that can be done without looking at the
+// store, and fixes its time.
+func (s *Service) track(e Event, now time.Time) (tracked, error) {
+	if e.ID == "" && e.Properties == nil {
+		m, ok := s.meters[e.Meter]
+		if ok && m.Aggregation == Sum && e.Time.IsZero() && e.Account != "" && len(e.Account) <= MaxAccount &&
+			e.Value <= MaxValue && e.Value >= -MaxValue && validText(e.Account) {
+			e.Time = now.Truncate(time.Microsecond)
+			return tracked{Event: e, own: true}, nil
+		}
+	}
+	x, err := s.entry(e, now)
+	if err != nil {
+		return tracked{}, err
+	}
+	if x.Own {
+		x.ID = ""
+	}
+	return tracked{Event: x.Event, key: x.Key, own: x.Own}, nil
+}
+
+// write stores batches until the recorder is closed.
+func (r *Recorder) write() {
+	tick := time.NewTicker(r.cfg.Every)
+	defer tick.Stop()
+	for {
+		for {
+			b := r.take()
+			if b == nil {
+				break
+			}
+			r.settle(r.ctx, b)
+			if r.ctx.Err() != nil {
+				return
+			}
+			if len(b.events) < r.cfg.Batch {
+				break // the rest may wait for its batch to fill
+			}
+		}
+		select {
+		case <-r.ctx.Done():
+			return
+		case <-tick.C:
+		case <-r.wake:
+		}
+	}
+}
+
+// take gathers a batch and marks it as under way. It is nil when nothing
+// waits.
+func (r *Recorder) take() *batch {
+	b := &batch{done: make(chan struct{})}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.waiting) < r.cfg.Batch {
+		for i := range r.shards {
+			sh := &r.shards[i]
+			sh.mu.Lock()
+			r.waiting = append(r.waiting, sh.events...)
+			clear(sh.events)
+			sh.events = sh.events[:0]
+			sh.mu.Unlock()
+		}
+	}
+	n := min(len(r.waiting), r.cfg.Batch)
+	b.events = slices.Clone(r.waiting[:n])
+	clear(r.waiting[:n])
+	if r.waiting = r.waiting[n:]; len(r.waiting) == 0 {
+		r.waiting = nil
+	}
+	if len(b.events) == 0 {
+		return nil
+	}
+	r.inflight[b] = struct{}{}
+	return b
+}
+
+// settle stores a batch, or puts it back when the context ends first.
+func (r *Recorder) settle(ctx context.Context, b *batch) {
+	left := r.store(ctx, b.events)
+	r.mu.Lock()
+	r.waiting = append(r.waiting, left...)
+	delete(r.inflight, b)
+	r.mu.Unlock()
+	close(b.done)
+}
+
+const (
+	minBackoff = 20 * time.Millisecond
+	maxBackoff = 5 * time.Second
+)
+
+// store writes events until they are settled and returns those that aren't
+// when the context ends.
+func (r *Recorder) store(ctx context.Context, events []tracked) (left []tracked) {
+	entries := make([]Entry, 0, len(events))
+	good := make([]tracked, 0, len(events))
+	now := r.svc.now()
+	values := make([]Figure, len(events)) // one allocation for all
+	for i, t := range events {
+		e, err := r.svc.entryOf(t, values[i:i:i+1])
+		if err != nil { // checked by Track, so that only meters can have changed
+			r.bury(t, err)
+			continue
+		}
+		entries, good = append(entries, e), append(good, t)
+	}
+	for backoff := minBackoff; len(good) > 0; backoff = min(2*backoff, maxBackoff) {
+		outcomes, err := r.append(ctx, now, entries)
+		switch {
+		case err == nil:
+			r.count(good, outcomes)
+			return nil
+		case isKind(err) && len(good) == 1:
+			r.bury(good[0], err)
+			return nil
+		case isKind(err):
+			// One of them can't be stored: the halves find out which.
+			half := len(good) / 2
+			return append(r.store(ctx, good[:half]), r.store(ctx, good[half:])...)
+		}
+		r.mu.Lock()
+		r.stats.Retries++
+		r.mu.Unlock()
+		if ctx.Err() == nil {
+			r.svc.cfg.Logger.WarnContext(ctx, "usage: storing a batch failed, trying again", "events", len(good), "error", err)
+		}
+		wait := time.NewTimer(backoff/2 + rand.N(backoff/2))
+		select {
+		case <-ctx.Done():
+			wait.Stop()
+			return good
+		case <-wait.C:
+		}
+	}
+	return nil
+}
+
+func (r *Recorder) append(ctx context.Context, now time.Time, entries []Entry) ([]AppendOutcome, error) {
+	for i := range entries {
+		if err := r.svc.chargeEntry(ctx, &entries[i]); err != nil && !isKind(err) {
+			return nil, err
+		} else if err != nil {
+			return nil, &EventError{Index: i, ID: entries[i].ID, Err: err}
+		}
+	}
+	return r.svc.store.Append(ctx, now, entries)
+}
+
+// entryOf makes the entry of an event that Track has accepted, however long
+// ago.
+func (s *Service) entryOf(t tracked, figures []Figure) (Entry, error) {
+	m, ok := s.meters[t.Meter]
+	if !ok {
+		return Entry{}, s.unknownMeter(t.Meter)
+	}
+	e := Entry{Event: t.Event, Key: t.key, Own: t.own, Figures: figures}
+	err := e.describe(m)
+	return e, err
+}
+
+// count books the outcomes of stored events and lets the journal forget them.
+func (r *Recorder) count(events []tracked, outcomes []AppendOutcome) {
+	var stored, duplicates int64
+	for i, o := range outcomes {
+		switch o {
+		case Stored:
+			stored++
+		case Duplicate:
+			duplicates++
+		case Reused:
+			r.bury(events[i], ErrKeyReused)
+			continue
+		}
+		events[i].segment.release()
+	}
+	r.mu.Lock()
+	r.stats.Stored += stored
+	r.stats.Duplicates += duplicates
+	r.mu.Unlock()
+	r.leave(stored + duplicates)
+}
+
+// bury hands over an event that can never be stored.
+func (r *Recorder) bury(t tracked, err error) {
+	e := t.Event
+	if e.ID == "" {
+		e.ID = IDOf(t.key)
+	}
+	if r.cfg.Dead != nil {
+		r.cfg.Dead(e, err)
+	} else {
+		r.svc.cfg.Logger.Error("usage: event can't be stored", "id", e.ID, "meter", e.Meter, "error", err)
+	}
+	t.segment.release()
+	r.mu.Lock()
+	r.stats.Dead++
+	r.mu.Unlock()
+	r.leave(1)
+}
+
+// Flush stores everything that was tracked before it was called. When the
+// context ends first it returns a *LeftError.
+func (r *Recorder) Flush(ctx context.Context) error {
+	for {
+		b := r.take()
+		if b == nil {
+			break
+		}
+		r.settle(ctx, b)
+		if ctx.Err() != nil {
+			return r.left(ctx.Err())
+		}
+	}
+	r.mu.Lock()
+	var waits []chan struct{}
+	for b := range r.inflight {
+		waits = append(waits, b.done)
+	}
+	r.mu.Unlock()
+	for _, done := range waits {
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return r.left(ctx.Err())
+		}
+	}
+	return nil
+}
+
+func (r *Recorder) left(err error) error {
+	return &LeftError{Pending: r.room.Load(), Journal: r.cfg.Journal, Err: err}
+}
+
+// Close stops accepting events, stores what waits, and ends the goroutines.
+// When the context ends first it returns a *LeftError: with a journal, the next
+// Recorder on the folder stores the rest.
+func (r *Recorder) Close(ctx context.Context) error {
+	if r.closed.Swap(true) {
+		return nil
+	}
+	r.stop()
+	r.wg.Wait()
+	err := r.Flush(ctx)
+	for err == nil && r.room.Load() > 0 {
+		// Somebody was let in by Track just before, and is about to be done.
+		select {
+		case <-ctx.Done():
+			err = r.left(ctx.Err())
+		case <-time.After(time.Millisecond):
+			err = r.Flush(ctx)
+		}
+	}
+	if r.journal != nil {
+		err = errors.Join(err, r.journal.close())
+	}
+	return err
+}
+
+// Stats returns the counts.
+func (r *Recorder) Stats() RecorderStats {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.stats
+	s.Pending = r.room.Load()
+	var oldest time.Time
+	older := func(list []tracked) {
+		if len(list) > 0 && (oldest.IsZero() || list[0].Time.Before(oldest)) {
+			oldest = list[0].Time
+		}
+	}
+	older(r.waiting)
+	for b := range r.inflight {
+		older(b.events)
+	}
+	for i := range r.shards {
+		sh := &r.shards[i]
+		sh.mu.Lock()
+		s.Accepted += sh.accepted
+		older(sh.events)
+		sh.mu.Unlock()
+	}
+	if !oldest.IsZero() {
+		s.Oldest = max(0, r.svc.now().Sub(oldest))
+	}
+	return s
+}

@@ -1,0 +1,292 @@
+package usage_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/kolekt/commerce/usage"
+	"github.com/kolekt/commerce/usage/usagemem"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var errDown = errors.New("down")
+
+// flaky is a store whose Append can be made to fail.
+type flaky struct {
+	usage.Store
+	mu    sync.Mutex
+	fail  func(entries []usage.Entry) error
+	after bool // fail after storing: the answer is lost
+}
+
+func (f *flaky) set(fail func([]usage.Entry) error, after bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.fail, f.after = fail, after
+}
+
+func (f *flaky) Append(ctx context.Context, now time.Time, entries []usage.Entry) ([]usage.AppendOutcome, error) {
+	f.mu.Lock()
+	fail, after := f.fail, f.after
+	f.mu.Unlock()
+	var err error
+	if fail != nil {
+		err = fail(entries)
+	}
+	if err != nil && !after {
+		return nil, err
+	}
+	out, appendErr := f.Store.Append(ctx, now, entries)
+	return out, errors.Join(err, appendErr)
+}
+
+var tokens = usage.Config{Meters: []usage.Meter{{Name: "tokens", Aggregation: usage.Sum}}}
+
+func recorder(t *testing.T, store usage.Store, cfg usage.RecorderConfig) (*usage.Service, *usage.Recorder) {
+	t.Helper()
+	svc, err := usage.New(store, tokens)
+	require.NoError(t, err)
+	r, err := usage.NewRecorder(svc, cfg)
+	require.NoError(t, err)
+	return svc, r
+}
+
+func sum(t *testing.T, svc *usage.Service) int64 {
+	t.Helper()
+	s, err := svc.Summary(t.Context(), usage.Query{Account: "a", Meter: "tokens"})
+	require.NoError(t, err)
+	return s.Value.Sum
+}
+
+func conserved(t *testing.T, s usage.RecorderStats) {
+	t.Helper()
+	require.Equal(t, s.Accepted, s.Stored+s.Duplicates+s.Dead+s.Pending, "%+v", s)
+}
+
+func one(id string) usage.Event {
+	return usage.Event{ID: id, Account: "a", Meter: "tokens", Value: 1}
+}
+
+func TestEveryTrackedEventIsStoredOnce(t *testing.T) {
+	for _, journal := range []string{"", t.TempDir()} {
+		store := &flaky{Store: usagemem.New()}
+		svc, r := recorder(t, store, usage.RecorderConfig{Journal: journal, Max: 300, Batch: 50, Every: time.Millisecond})
+		// Every third answer is lost after the events were stored.
+		calls := 0
+		store.set(func([]usage.Entry) error {
+			if calls++; calls%3 == 0 {
+				return errDown
+			}
+			return nil
+		}, true)
+		var wg sync.WaitGroup
+		for w := range 8 {
+			wg.Go(func() {
+				for i := range 250 {
+					e := one("")
+					if i%5 == 0 {
+						e.ID = fmt.Sprint(w, "-", i/10) // each of these twice
+					}
+					if err := r.Track(context.Background(), e); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		require.NoError(t, r.Close(t.Context()))
+		s := r.Stats()
+		conserved(t, s)
+		require.EqualValues(t, 2000, s.Accepted)
+		require.Zero(t, s.Pending)
+		require.EqualValues(t, 2000-8*25, sum(t, svc))
+		if journal != "" {
+			files, err := filepath.Glob(filepath.Join(journal, "*.journal"))
+			require.NoError(t, err)
+			require.Empty(t, files, "settled segments are deleted")
+		}
+	}
+}
+
+func TestPoisonIsBisectedOut(t *testing.T) {
+	store := &flaky{Store: usagemem.New()}
+	store.set(func(entries []usage.Entry) error {
+		for _, e := range entries {
+			if e.ID == "poison" {
+				return fmt.Errorf("%w: no", usage.ErrInvalid)
+			}
+		}
+		return nil
+	}, false)
+	var dead []string
+	svc, r := recorder(t, store, usage.RecorderConfig{Every: time.Hour, Dead: func(e usage.Event, err error) {
+		dead = append(dead, e.ID)
+		if !errors.Is(err, usage.ErrInvalid) && !errors.Is(err, usage.ErrKeyReused) {
+			t.Errorf("dead for %v", err)
+		}
+	}})
+	for i := range 99 {
+		require.NoError(t, r.Track(t.Context(), one(fmt.Sprint(i))))
+	}
+	require.NoError(t, r.Track(t.Context(), one("poison")))
+	other := one("7")
+	other.Value = 9
+	require.NoError(t, r.Flush(t.Context()))
+	require.NoError(t, r.Track(t.Context(), other))
+	require.NoError(t, r.Close(t.Context()))
+	require.Equal(t, []string{"poison", "7"}, dead)
+	require.EqualValues(t, 99, sum(t, svc))
+	conserved(t, r.Stats())
+	require.EqualValues(t, 2, r.Stats().Dead)
+}
+
+func TestTrackSaysWhatIsWrongWithAnEvent(t *testing.T) {
+	_, r := recorder(t, usagemem.New(), usage.RecorderConfig{})
+	for _, tc := range []struct {
+		event usage.Event
+		kind  error
+	}{
+		{usage.Event{Account: "a", Meter: "nope"}, usage.ErrUnknownMeter},
+		{usage.Event{Account: "", Meter: "tokens"}, usage.ErrInvalid},
+		{usage.Event{Account: "a\x00", Meter: "tokens"}, usage.ErrInvalid},
+		{usage.Event{Account: "a", Meter: "tokens", Value: usage.MaxValue + 1}, usage.ErrInvalid},
+		{usage.Event{Account: "a", Meter: "tokens", Properties: map[string]any{"x": []int{1}}}, usage.ErrInvalid},
+		{usage.Event{Account: "a", Meter: "tokens", Time: time.Now().AddDate(-1, 0, 0)}, usage.ErrTooLate},
+		{usage.Event{Account: "a", Meter: "tokens", Time: time.Now().Add(time.Hour)}, usage.ErrInFuture},
+	} {
+		require.ErrorIs(t, r.Track(t.Context(), tc.event), tc.kind)
+	}
+	require.NoError(t, r.Close(t.Context()))
+	require.ErrorIs(t, r.Track(t.Context(), one("")), usage.ErrClosed)
+	require.Zero(t, r.Stats().Accepted)
+}
+
+func TestAFullBufferRefusesOrBlocksAndNeverDrops(t *testing.T) {
+	store := &flaky{Store: usagemem.New()}
+	store.set(func([]usage.Entry) error { return errDown }, false)
+	svc, r := recorder(t, store, usage.RecorderConfig{Max: 3, Refuse: true, Every: time.Millisecond})
+	for range 3 {
+		require.NoError(t, r.Track(t.Context(), one("")))
+	}
+	require.ErrorIs(t, r.Track(t.Context(), one("")), usage.ErrFull)
+	require.EqualValues(t, 1, r.Stats().Refused)
+	store.set(nil, false)
+	require.NoError(t, r.Close(t.Context()))
+	require.EqualValues(t, 3, sum(t, svc))
+
+	store.set(func([]usage.Entry) error { return errDown }, false)
+	_, r = recorder(t, store, usage.RecorderConfig{Max: 1, Every: time.Millisecond})
+	require.NoError(t, r.Track(t.Context(), one("")))
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, r.Track(ctx, one("")), context.DeadlineExceeded)
+	blocked := make(chan error)
+	go func() { blocked <- r.Track(context.Background(), one("")) }()
+	store.set(nil, false)
+	require.NoError(t, <-blocked, "room comes back")
+	require.NoError(t, r.Close(t.Context()))
+	require.EqualValues(t, 5, sum(t, svc))
+}
+
+func TestCloseSaysWhatIsLeftAndTheJournalKeepsIt(t *testing.T) {
+	store := &flaky{Store: usagemem.New()}
+	store.set(func([]usage.Entry) error { return errDown }, false)
+	dir := t.TempDir()
+	_, r := recorder(t, store, usage.RecorderConfig{Journal: dir})
+	_, err := usage.NewRecorder(newService(t, store), usage.RecorderConfig{Journal: dir})
+	require.ErrorContains(t, err, "in use")
+	for range 5 {
+		require.NoError(t, r.Track(t.Context(), usage.Event{Account: "a", Meter: "tokens", Value: 2, Properties: map[string]any{"x": 1.5, "y": "é"}}))
+	}
+	require.Positive(t, r.Stats().Pending)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	err = r.Close(ctx)
+	var left *usage.LeftError
+	require.ErrorAs(t, err, &left)
+	require.EqualValues(t, 5, left.Pending)
+	require.Equal(t, dir, left.Journal)
+	conserved(t, r.Stats())
+
+	// A crash in mid-write leaves half a record behind.
+	files, err := filepath.Glob(filepath.Join(dir, "*.journal"))
+	require.NoError(t, err)
+	require.Len(t, files, 1)
+	data, err := os.ReadFile(files[0])
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(files[0], append(data, data[:len(data)/7]...), 0o600))
+
+	store.set(nil, false)
+	svc, r := recorder(t, store, usage.RecorderConfig{Journal: dir})
+	require.NoError(t, r.Flush(t.Context()))
+	require.EqualValues(t, 10, sum(t, svc))
+	require.EqualValues(t, 5, r.Stats().Stored)
+	require.NoError(t, r.Close(t.Context()))
+	files, err = filepath.Glob(filepath.Join(dir, "*.journal"))
+	require.NoError(t, err)
+	require.Empty(t, files)
+}
+
+func newService(t *testing.T, store usage.Store) *usage.Service {
+	t.Helper()
+	svc, err := usage.New(store, tokens)
+	require.NoError(t, err)
+	return svc
+}
+
+// An event is fixed when it is tracked: what its caller does to the properties
+// afterwards has no effect.
+func TestATrackedEventDoesNotChange(t *testing.T) {
+	store := usagemem.New()
+	svc, r := recorder(t, store, usage.RecorderConfig{Every: time.Hour})
+	props := map[string]any{"model": "a"}
+	require.NoError(t, r.Track(t.Context(), usage.Event{Account: "a", Meter: "tokens", Value: 1, Properties: props}))
+	props["model"] = "b"
+	require.NoError(t, r.Close(t.Context()))
+	for e, err := range svc.Events(t.Context(), usage.Query{Account: "a"}) {
+		require.NoError(t, err)
+		require.Equal(t, "a", e.Properties["model"])
+	}
+}
+
+// The time is that of Track alone: what is stored is stored between the
+// bursts.
+func BenchmarkTrack(b *testing.B) {
+	svc, err := usage.New(discard{usagemem.New()}, tokens)
+	require.NoError(b, err)
+	const burst = 100_000
+	r, err := usage.NewRecorder(svc, usage.RecorderConfig{Max: 2 * burst, Every: time.Hour})
+	require.NoError(b, err)
+	ctx := context.Background()
+	b.ReportAllocs()
+	b.ResetTimer()
+	for i := range b.N {
+		if i%burst == burst-1 {
+			b.StopTimer()
+			require.NoError(b, r.Flush(ctx))
+			b.StartTimer()
+		}
+		if err := r.Track(ctx, usage.Event{Account: "acct_000001", Meter: "tokens", Value: 1}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.StopTimer()
+	require.NoError(b, r.Close(ctx))
+}
+
+// discard stores nothing.
+type discard struct{ usage.Store }
+
+func (discard) Append(_ context.Context, _ time.Time, entries []usage.Entry) ([]usage.AppendOutcome, error) {
+	return make([]usage.AppendOutcome, len(entries)), nil
+}

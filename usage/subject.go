@@ -1,0 +1,55 @@
+package usage
+
+import (
+	"crypto/rand"
+	"strings"
+)
+
+// Record returns an event as fields of built-in types, for an export.
+func (e Entry) Record() map[string]any {
+	return map[string]any{
+		"id": e.ID, "meter": e.Meter, "value": e.Value, "time": e.Time, "properties": e.Properties,
+	}
+}
+
+// Anonymous returns the event without account, ID and all properties but the
+// declared measures and dimensions: it still adds to the platform's totals.
+func (e Entry) Anonymous() Entry {
+	keep := map[string]any{}
+	for _, f := range e.Figures[1:] {
+		keep[f.Name] = e.Properties[f.Name]
+	}
+	for _, g := range e.Groups {
+		name, _, _ := strings.Cut(g, "=")
+		keep[name] = e.Properties[name]
+	}
+	e.Account, e.ID, e.Properties, e.Hash, e.Own = "", "", keep, 0, true
+	e.Charge = Charge{}
+	_, _ = rand.Read(e.Key[:]) // never fails; the old key could be linked to the ID
+	return e
+}
+
+// Record returns a counter as fields of built-in types, for an export.
+func (c Counter) Record() map[string]any {
+	return map[string]any{
+		"meter": c.Meter, "from": c.Period.From, "to": c.Period.To,
+		"used": c.Used, "held": c.Held, "limit": c.Limit,
+	}
+}
+
+// Record returns a hold as fields of built-in types, for an export.
+func (h Hold) Record() map[string]any {
+	states := map[HoldState]string{Held: "held", Committed: "committed", Released: "released", Expired: "expired"}
+	return map[string]any{
+		"key": h.Key, "meter": h.Meter, "from": h.Period.From, "to": h.Period.To,
+		"n": h.N, "actual": h.Actual, "state": states[h.State], "at": h.At, "expires": h.Expires,
+	}
+}
+
+// Record returns a notice as fields of built-in types, for an export.
+func (n Notice) Record() map[string]any {
+	return map[string]any{
+		"id": n.ID, "meter": n.Meter, "from": n.Period.From, "to": n.Period.To,
+		"percent": n.Percent, "used": n.Used, "limit": n.Limit, "at": n.At,
+	}
+}

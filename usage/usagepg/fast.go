@@ -1,0 +1,68 @@
+package usagepg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/kolekt/commerce/usage"
+)
+
+// consumeAll takes the units of several steps on one counter, or none: no row
+// comes back where the counter is new, where they don't all fit, or where they
+// cross a threshold. It is one statement, and so one round trip and one flush.
+const consumeAll = `
+update usage_counters c set used = c.used + $4, bare = c.bare + $4, lim = $5
+where c.account = $1 and c.meter = $2 and c.period_from = $3
+	and ($6::bigint < 0 or c.used + c.held + $4 <= $6)
+	and not exists (select from unnest($7::bigint[]) t where c.used < t and t <= c.used + $4)
+returning c.used, c.held`
+
+// fast decides steps that are nothing but units of one counter, which most
+// are. It is false when they have to go the whole way.
+func (s *Store) fast(ctx context.Context, steps []*step) (bool, error) {
+	first := steps[0].op
+	key := keyOfCounter(first.Account, first.Meter, first.Period)
+	var total int64
+	for _, st := range steps {
+		op := st.op
+		plain := op.Kind == usage.Consume && op.Key == "" && op.Entry == nil && op.N > 0 && op.N <= usage.MaxValue
+		if !plain || op.Limit != first.Limit || op.Cap != first.Cap || keyOfCounter(op.Account, op.Meter, op.Period) != key {
+			return false, nil
+		}
+		total += op.N // no overflow: at most 512 times 2^53
+	}
+	if !s.counters.has(key) {
+		return false, nil // likely new: the whole way makes it
+	}
+	var thresholds []int64
+	if first.Limit > 0 {
+		for _, percent := range first.Thresholds {
+			thresholds = append(thresholds, usage.Threshold(first.Limit, percent))
+		}
+	}
+	var c usage.Counter
+	err := s.db.QueryRow(ctx, consumeAll, first.Account, first.Meter, first.Period.From, total, first.Limit, first.Cap, thresholds).
+		Scan(&c.Used, &c.Held)
+	var pg *pgconn.PgError
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return false, nil
+	case errors.As(err, &pg) && pg.Code == "22003":
+		return false, nil // an overflow is one step's own error
+	case err != nil && !errors.As(err, &pg) && !pgconn.SafeToRetry(err) && s.pool != nil:
+		return false, fmt.Errorf("usagepg: %w", &unknownOutcomeError{err})
+	case err != nil:
+		return false, kindOf(err)
+	}
+	// In the order in which they came.
+	c.Used -= total
+	for _, st := range steps {
+		out, err := c.Step(st.op, nil)
+		st.decision, st.err = out.Decision, err
+	}
+	return true, nil
+}

@@ -1,0 +1,210 @@
+package usagepg
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/kolekt/commerce/usage"
+)
+
+const sweepBatch = 1000
+
+// Maintain implements usage.Store.
+func (s *Store) Maintain(ctx context.Context, now time.Time) error {
+	for month, i := monthOf(now), 0; i < 3; i++ {
+		if err := s.ensureMonth(ctx, month.AddDate(0, i, 0)); err != nil {
+			return err
+		}
+	}
+	for more := true; more; {
+		var err error
+		if more, err = s.expireSome(ctx, now); err != nil {
+			return err
+		}
+	}
+	before := now.Add(-s.cfg.KeyRetention)
+	err := s.sweep(ctx, "delete from usage_keys where ctid = any (array(select ctid from usage_keys where at < $1 limit $2))", before)
+	if err == nil {
+		err = s.sweep(ctx, "delete from usage_holds where ctid = any (array(select ctid from usage_holds where state <> 0 and period_to < $1 limit $2))", before)
+	}
+	if err != nil || s.cfg.Retention == 0 {
+		return err
+	}
+	horizon := monthOf(now.Add(-s.cfg.Retention))
+	// The counters go first: an audit never sees one whose events are gone.
+	if err := s.sweep(ctx, "delete from usage_counters where ctid = any (array(select ctid from usage_counters where period_from < $1 limit $2))", horizon); err != nil {
+		return err
+	}
+	s.counters.forget()
+	if err := s.sweep(ctx, "delete from usage_notices where ctid = any (array(select ctid from usage_notices where at < $1 and done_at is not null limit $2))", horizon); err != nil {
+		return err
+	}
+	return kindOf(s.dropMonths(ctx, horizon))
+}
+
+// sweep deletes in batches, so that no lock is held for long.
+func (s *Store) sweep(ctx context.Context, sql string, before time.Time) error {
+	for {
+		tag, err := s.db.Exec(ctx, sql, before, sweepBatch)
+		if err != nil {
+			return kindOf(err)
+		}
+		if tag.RowsAffected() < sweepBatch {
+			return nil
+		}
+	}
+}
+
+const expiredCounters = `
+select distinct account, meter, period_from, period_to from usage_holds
+where state = 0 and expires <= $1 limit 100`
+
+const expireSome = `
+update usage_holds h set state = 3
+from unnest($1::text[], $2::text[], $3::timestamptz[]) as k (account, meter, period_from)
+where h.account = k.account and h.meter = k.meter and h.period_from = k.period_from and h.state = 0 and h.expires <= $4
+returning h.account, h.meter, h.period_from, h.n`
+
+// expireSome gives expired holds of some counters back, with the counters
+// locked as every step locks them.
+func (s *Store) expireSome(ctx context.Context, now time.Time) (more bool, err error) {
+	rows, err := s.db.Query(ctx, expiredCounters, now)
+	if err != nil {
+		return false, kindOf(err)
+	}
+	periods := map[counterKey]usage.Period{}
+	var accounts, meters []string
+	var froms []time.Time
+	var account, meter string
+	var p usage.Period
+	_, err = pgx.ForEachRow(rows, []any{&account, &meter, &p.From, &p.To}, func() error {
+		p.From, p.To = p.From.UTC(), p.To.UTC()
+		periods[keyOfCounter(account, meter, p)] = p
+		accounts, meters, froms = append(accounts, account), append(meters, meter), append(froms, p.From)
+		return nil
+	})
+	if err != nil || len(periods) == 0 {
+		return false, kindOf(err)
+	}
+	err = s.tx(ctx, func(w *work) error {
+		counters := locked{}
+		b := &pgx.Batch{}
+		s.lock(b, periods, counters)
+		b.Queue(expireSome, accounts, meters, froms, now).Query(func(rows pgx.Rows) error {
+			var n int64
+			var account, meter string
+			var from time.Time
+			_, err := pgx.ForEachRow(rows, []any{&account, &meter, &from, &n}, func() error {
+				counters[counterKey{account, meter, from.UnixMicro()}].Held -= n
+				return nil
+			})
+			return err
+		})
+		if err := w.send(b); err != nil {
+			return err
+		}
+		if err := s.checkLocked(periods, counters); err != nil {
+			return err
+		}
+		b = &pgx.Batch{}
+		counters.queue(b)
+		return w.commit(b)
+	})
+	return true, err
+}
+
+// Rollups against events, for every row that is there: measures and
+// dimensions are taken from the row itself.
+const auditDays = `
+with have as (
+	select d.account, d.meter, d.figure, d.dim, d.day, d.cnt, d.sum, d.min, d.max,
+		e.cnt as ecnt, e.sum as esum, e.min as emin, e.max as emax
+	from usage_days d
+	cross join lateral (
+		select count(v) as cnt, sum(v) as sum, min(v) as min, max(v) as max
+		from usage_events e
+		cross join lateral (select case
+			when d.figure = '' then e.value
+			when jsonb_typeof(e.props->d.figure) = 'number' then round((e.props->>d.figure)::numeric * power(10::numeric, d.scale))::bigint
+		end as v) v
+		where e.account = d.account and e.meter = d.meter and e.ts >= d.day and e.ts < d.day + interval '24 hours'
+			and (d.dim = '' or e.props->>split_part(d.dim, '=', 1) = substr(d.dim, strpos(d.dim, '=') + 1))
+	) e
+)
+select count(*), coalesce((array_agg(format('day %s/%s/%s/%s %s: have %s events and %s, events say %s and %s',
+	account, meter, figure, dim, day, cnt, sum, ecnt, esum))
+	filter (where (cnt, sum, min, max) is distinct from (ecnt, esum, emin, emax)))[1:50], '{}')
+from have`
+
+const auditMissing = `
+select coalesce(sum(n), 0)::bigint, coalesce((array_agg(format('events of %s/%s on %s have no rollup', account, meter, day))
+	filter (where missing))[1:20], '{}')
+from (
+	select e.account, e.meter, e.day, e.n, d.day is null as missing
+	from (select account, meter, date_trunc('day', ts, 'UTC') as day, count(*) as n from usage_events group by 1, 2, 3) e
+	left join usage_days d on d.account = e.account and d.meter = e.meter and d.figure = '' and d.dim = '' and d.day = e.day
+) x`
+
+// The platform's rows outlive the days' where there is a retention, so that
+// only those days are compared that still have rows.
+const auditPlatform = `
+with p as (
+	select meter, figure, dim, date_trunc('day', bucket, 'UTC') as day, sum(cnt) as cnt, sum(sum) as sum, min(min) as min, max(max) as max
+	from usage_platform group by 1, 2, 3, 4
+), d as (
+	select meter, figure, dim, day, sum(cnt) as cnt, sum(sum) as sum, min(min) as min, max(max) as max
+	from usage_days group by 1, 2, 3, 4
+)
+select count(*), coalesce((array_agg(format('platform %s/%s/%s %s: have %s events and %s, days say %s and %s',
+	meter, figure, dim, day, p.cnt, p.sum, d.cnt, d.sum))
+	filter (where (p.cnt, p.sum, p.min, p.max) is distinct from (d.cnt, d.sum, d.min, d.max)))[1:20], '{}')
+from d left join p using (meter, figure, dim, day)`
+
+const auditCounters = `
+select count(*), coalesce((array_agg(format('counter %s/%s from %s: used %s, held %s; events and bare steps say %s, reservations %s',
+	c.account, c.meter, c.period_from, c.used, c.held, c.bare + e.sum, h.sum))
+	filter (where c.used <> c.bare + e.sum or c.held <> h.sum))[1:20], '{}')
+from usage_counters c
+cross join lateral (
+	select coalesce(sum(value), 0) as sum from usage_events e
+	where e.account = c.account and e.meter = c.meter and e.ts >= c.period_from and e.ts < c.period_to and e.flags & 1 = 1
+) e
+cross join lateral (
+	select coalesce(sum(n), 0) as sum from usage_holds h
+	where h.account = c.account and h.meter = c.meter and h.period_from = c.period_from and h.state = 0
+) h`
+
+// Audit implements usage.Store, in one snapshot.
+func (s *Store) Audit(ctx context.Context) (usage.Audit, error) {
+	var audit usage.Audit
+	err := pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
+		if s.pool != nil {
+			if _, err := tx.Exec(ctx, "set transaction isolation level repeatable read, read only"); err != nil {
+				return err
+			}
+		}
+		for _, part := range []struct {
+			sql   string
+			count *int64
+		}{
+			{auditMissing, &audit.Events},
+			{auditDays, &audit.Rollups},
+			{auditPlatform, &audit.Rollups},
+			{auditCounters, &audit.Counters},
+		} {
+			var n int64
+			var differences []string
+			if err := tx.QueryRow(ctx, part.sql).Scan(&n, &differences); err != nil {
+				return fmt.Errorf("usagepg: audit: %w", err)
+			}
+			*part.count += n
+			audit.Differences = append(audit.Differences, differences...)
+		}
+		return nil
+	})
+	audit.Differences = audit.Differences[:min(100, len(audit.Differences))]
+	return audit, kindOf(err)
+}

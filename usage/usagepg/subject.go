@@ -1,0 +1,156 @@
+package usagepg
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/kolekt/commerce/usage"
+)
+
+var distantFuture = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// ExportSubject implements usage.Store.
+func (s *Store) ExportSubject(ctx context.Context, account string, emit func(string, map[string]any) error) error {
+	page := usage.EventPage{Account: account, From: time.Unix(0, 0).AddDate(-1000, 0, 0), To: distantFuture}
+	page.AfterTime = page.From
+	for {
+		entries, err := s.Events(ctx, page, sweepBatch)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if err := emit("event", e.Record()); err != nil {
+				return err
+			}
+			page.AfterTime, page.AfterKey = e.Time, e.Key
+		}
+		if len(entries) < sweepBatch {
+			break
+		}
+	}
+	rows, err := s.db.Query(ctx, "select "+counterColumns+" from usage_counters where account = $1 order by meter, period_from", account)
+	if err != nil {
+		return kindOf(err)
+	}
+	var counters []usage.Counter
+	err = eachCounter(rows, func(c usage.Counter) { counters = append(counters, c) })
+	rows.Close()
+	if err != nil {
+		return kindOf(err)
+	}
+	for _, c := range counters {
+		if err := emit("counter", c.Record()); err != nil {
+			return err
+		}
+	}
+	for after := ""; ; {
+		holds, err := s.selectHolds(ctx, "where account = $1 and key > $2 order by key limit $3", account, after, sweepBatch)
+		if err != nil {
+			return err
+		}
+		for _, h := range holds {
+			if err := emit("reservation", h.Record()); err != nil {
+				return err
+			}
+			after = h.Key
+		}
+		if len(holds) < sweepBatch {
+			break
+		}
+	}
+	notices, err := s.selectNotices(ctx, "select "+noticeColumns+" from usage_notices where account = $1 order by id", account)
+	if err != nil {
+		return err
+	}
+	for _, n := range notices {
+		if err := emit("notice", n.Record()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Events keep what the platform's totals are made of.
+const anonymise = `
+with kept as (
+	select distinct name from usage_days d
+	cross join lateral (values (d.figure), (split_part(d.dim, '=', 1))) as x (name)
+	where d.account = $1 and name <> ''
+), gone as (
+	delete from usage_events where (account, meter, ts, key) in (
+		select account, meter, ts, key from usage_events where account = $1 limit $2
+	)
+	returning *
+)
+insert into usage_events (account, meter, ts, key, value, flags, props)
+select '', meter, ts, gen_random_uuid(), value, 0,
+	(select jsonb_object_agg(p.key, p.value) from jsonb_each(gone.props) p where p.key in (select name from kept))
+from gone`
+
+// The sort keeps two erasures from locking the nameless rows crosswise.
+const mergeDays = `
+with gone as (
+	delete from usage_days where account = $1 returning *
+)
+insert into usage_days as d (account, meter, figure, dim, day, cnt, sum, min, max, last, last_at, scale)
+select '', meter, figure, dim, day, cnt, sum, min, max, last, last_at, scale from gone order by meter, figure, dim, day
+on conflict (account, meter, figure, dim, day) do update set
+	cnt = d.cnt + excluded.cnt,
+	sum = d.sum + excluded.sum,
+	min = least(d.min, excluded.min),
+	max = greatest(d.max, excluded.max),
+	last = case when (excluded.last_at, excluded.last) > (d.last_at, d.last) then excluded.last else d.last end,
+	last_at = greatest(d.last_at, excluded.last_at)`
+
+// EraseSubject implements usage.Store. It is one transaction, whose deletes
+// come in batches: an account is erased as a whole or not at all.
+func (s *Store) EraseSubject(ctx context.Context, account string) (map[string]int64, error) {
+	if account == "" {
+		return nil, usage.ErrInvalid
+	}
+	var counts map[string]int64
+	err := pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
+		counts = map[string]int64{"event": 0, "counter": 0, "reservation": 0, "notice": 0}
+		// Counters and days are locked first, as everywhere: what others
+		// record for the account meanwhile waits, and then begins anew.
+		for _, sql := range []string{
+			"select from usage_counters where account = $1 order by meter, period_from for update",
+			"select from usage_days where account = $1 order by meter, figure, dim, day for update",
+		} {
+			if _, err := tx.Exec(ctx, sql, account); err != nil {
+				return err
+			}
+		}
+		for {
+			tag, err := tx.Exec(ctx, anonymise, account, sweepBatch)
+			if err != nil {
+				return err
+			}
+			counts["event"] += tag.RowsAffected()
+			if tag.RowsAffected() < sweepBatch {
+				break
+			}
+		}
+		if _, err := tx.Exec(ctx, mergeDays, account); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, "delete from usage_keys where account = $1", account); err != nil {
+			return err
+		}
+		for record, table := range map[string]string{"counter": "usage_counters", "reservation": "usage_holds", "notice": "usage_notices"} {
+			tag, err := tx.Exec(ctx, "delete from "+table+" where account = $1", account)
+			if err != nil {
+				return err
+			}
+			counts[record] = tag.RowsAffected()
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, kindOf(err)
+	}
+	s.counters.forget()
+	return counts, nil
+}
