@@ -9,7 +9,7 @@
 
 SHELL    := /bin/bash
 FUZZTIME ?= 30s
-MODULES  := . internal/bench internal/e2e internal/simcheck
+MODULES  := . internal/bench internal/e2e internal/simcheck internal/stripemock/v183 internal/stripemock/v185
 export GOWORK := off
 
 .PHONY: run test e2e bench lint fuzz cover prove setup modules tidy
