@@ -69,6 +69,8 @@ func ours(coarse bool, windows ...ratelimit.Window) (*ratelimitmem.Store, func(s
 	}
 }
 
+// goLimiter is made with a token each microsecond or slower: this release
+// divides the interval by the tokens without a remainder.
 func goLimiter(tokens uint64, per time.Duration) func(string) {
 	store := must(memorystore.New(&memorystore.Config{Tokens: tokens, Interval: per}))
 	return takeFrom(store)
@@ -150,7 +152,7 @@ func memory(b *testing.B, keys int) {
 	run("memory, one window", []*contender{
 		{name: "ours, coarse clock", run: on(one)},
 		{name: "ours, precise clock", run: on(onePrecise)},
-		{name: "go-limiter", run: on(goLimiter(1<<40, time.Minute))},
+		{name: "go-limiter", run: on(goLimiter(60_000_000, time.Minute))},
 		{name: "throttled", run: on(throttledMem(throttled.PerMin(minute), 1<<31-1))},
 		{name: "x/time/rate and a map", run: on(xTime(minute/60, 1<<31-1))},
 		{name: "ulule", run: on(ulule(1<<40, time.Minute))},
@@ -162,7 +164,7 @@ func memory(b *testing.B, keys int) {
 	run("memory, minute and month", []*contender{
 		{name: "ours, coarse clock", run: on(two)},
 		{name: "ours, precise clock", run: on(twoPrecise)},
-		{name: "go-limiter twice", run: on(both(goLimiter(1<<40, time.Minute), goLimiter(1<<40, 30*24*time.Hour)))},
+		{name: "go-limiter twice", run: on(both(goLimiter(60_000_000, time.Minute), goLimiter(2_592_000_000_000, 30*24*time.Hour)))},
 		{name: "throttled twice", run: on(both(throttledMem(throttled.PerMin(minute), 1<<31-1), throttledMem(throttled.PerHour(1<<20), 1<<31-1)))},
 		{name: "x/time/rate and a map, twice", run: on(both(xTime(minute/60, 1<<31-1), xTime(1000, 1<<31-1)))},
 		{name: "ulule twice", run: on(both(ulule(1<<40, time.Minute), ulule(1<<40, 30*24*time.Hour)))},
@@ -188,8 +190,10 @@ func BenchmarkFootprint(b *testing.B) {
 			_, f := ours(false, ratelimit.PerHour(100), ratelimit.PerMonth(month))
 			return f
 		}},
-		{"go-limiter", func() func(string) { return goLimiter(1<<40, time.Hour) }},
-		{"go-limiter twice", func() func(string) { return both(goLimiter(1<<40, time.Hour), goLimiter(1<<40, 30*24*time.Hour)) }},
+		{"go-limiter", func() func(string) { return goLimiter(3_600_000_000, time.Hour) }},
+		{"go-limiter twice", func() func(string) {
+			return both(goLimiter(3_600_000_000, time.Hour), goLimiter(2_592_000_000_000, 30*24*time.Hour))
+		}},
 		{"throttled", func() func(string) { return throttledMem(throttled.PerHour(100), 1<<31-1) }},
 		{"throttled twice", func() func(string) {
 			return both(throttledMem(throttled.PerHour(100), 1<<31-1), throttledMem(throttled.PerDay(100), 1<<31-1))
