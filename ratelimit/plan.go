@@ -358,11 +358,14 @@ func (w *Window) interval() int64 {
 	return (per + w.Limit - 1) / w.Limit
 }
 
+// bucketState begins the State of buckets.
+const bucketState = "b:"
+
 func (w *Window) rule() Rule {
 	r := Rule{Algorithm: w.Algorithm, Limit: w.Limit, Shadow: w.Shadow}
 	switch w.Algorithm {
 	case Bucket:
-		r.State = "b:" + w.Name
+		r.State = bucketState + w.Name
 		r.Limit = w.Burst
 		if w.Limit > 0 {
 			r.Interval = w.interval()
