@@ -7,7 +7,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -100,8 +102,25 @@ func (p *Postgres) URL() string {
 // Start starts the server again after Kill or Stop.
 func (p *Postgres) Start() error {
 	// A killed server leaves its lock files behind; a new one takes the data
-	// directory over by itself, and the socket too.
-	proc, err := startProcess(p.cred, filepath.Join(p.dir, "log"), p.bin, p.args...)
+	// directory over by itself, but only once the last back-end of the old one
+	// is gone from the kernel's list: until then it ends at once, and is
+	// started again.
+	for attempt := 0; ; attempt++ {
+		err := p.start()
+		if err == nil || attempt == 40 || !strings.Contains(err.Error(), "pre-existing shared memory block") {
+			return err
+		}
+		if err := os.Truncate(p.log(), 0); err != nil {
+			return fmt.Errorf("services: %w", err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+func (p *Postgres) log() string { return filepath.Join(p.dir, "log") }
+
+func (p *Postgres) start() error {
+	proc, err := startProcess(p.cred, p.log(), p.bin, p.args...)
 	if err != nil {
 		return err
 	}

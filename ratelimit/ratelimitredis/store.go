@@ -34,9 +34,10 @@ type Config struct {
 	DenialTTL time.Duration
 	// AheadTTL lets this process take units of hot keys ahead, several callers'
 	// worth in one round trip, and spend them for this long. It never admits
-	// more than the limit, but up to MaxAhead requests' units stay charged unused
-	// when a key cools down suddenly, and a reset by another process can let as
-	// many more through. Keep it far below the windows. 0 takes none.
+	// more than the limit, but up to MaxAhead requests' units of each batch that
+	// took ahead, and there may be several at a time, stay charged unused when a
+	// key cools down suddenly, and a reset by another process can let as many
+	// more through. Keep it far below the windows. 0 takes none.
 	AheadTTL time.Duration
 	// MaxAhead bounds the requests that are paid for ahead, for each key; 0 means
 	// 64.
