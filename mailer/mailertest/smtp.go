@@ -246,8 +246,15 @@ type session struct {
 	current *Received
 }
 
-// say answers a point with its step or the usual reply; false ends the session.
+// say answers a point with its step or the usual reply; goOn false ends the
+// session.
 func (c *session) say(point, usual string) (positive, goOn bool) {
+	return c.answer(point, usual, nil)
+}
+
+// answer is say with a function that is told whether the answer is positive
+// before a client can see it.
+func (c *session) answer(point, usual string, decided func(positive bool)) (positive, goOn bool) {
 	reply := usual
 	step, ok := c.s.step(point)
 	if ok {
@@ -260,12 +267,16 @@ func (c *session) say(point, usual string) (positive, goOn bool) {
 			reply = step.Reply
 		}
 	}
+	positive = reply != "" && reply[0] < '4'
+	if decided != nil {
+		decided(positive)
+	}
 	if reply != "" {
 		if _, err := io.WriteString(c.conn, strings.ReplaceAll(reply, "\n", "\r\n")+"\r\n"); err != nil {
 			return false, false
 		}
 	}
-	return reply != "" && reply[0] < '4', !step.Drop
+	return positive, !step.Drop
 }
 
 func (c *session) serve() {
@@ -414,10 +425,12 @@ func (c *session) data() bool {
 	close(c.s.arrived)
 	c.s.arrived = make(chan struct{})
 	c.s.mu.Unlock()
-	positive, ok := c.say("DOT", "250 2.0.0 Ok: queued as "+strconv.Itoa(at+1))
-	c.s.mu.Lock()
-	c.s.received[at].Accepted = positive
-	c.s.mu.Unlock()
+	_, ok := c.answer("DOT", "250 2.0.0 Ok: queued as "+strconv.Itoa(at+1), func(positive bool) {
+		// Also when the client has gone: a server that took a mail delivers it.
+		c.s.mu.Lock()
+		c.s.received[at].Accepted = positive
+		c.s.mu.Unlock()
+	})
 	return ok
 }
 
