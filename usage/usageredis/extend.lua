@@ -2,14 +2,15 @@
 -- Units below it that Redis has never been handed are lost to it and count as
 -- used, until their own hand-over comes, if it ever does.
 --
--- KEYS: 1 counter. ARGV: 1 block, 2 top, 3 keep for (ms). With block 0 the
+-- KEYS: 1 counter. ARGV: 1 block, 2 top, 3 keep for (ms), 4 end of the period
+-- (microseconds). With block 0 the
 -- counter begins at top, unless there is one.
 local function int(x) return string.format('%.0f', x) end
 local block, top = tonumber(ARGV[1]), tonumber(ARGV[2])
 local ceiling = tonumber(redis.call('HGET', KEYS[1], 'ceil'))
 if block == 0 then
   if not ceiling then
-    redis.call('HSET', KEYS[1], 'used', int(top), 'held', '0', 'bare', int(top), 'ceil', int(top))
+    redis.call('HSET', KEYS[1], 'used', int(top), 'held', '0', 'bare', int(top), 'ceil', int(top), 'to', ARGV[4])
     redis.call('PEXPIRE', KEYS[1], ARGV[3])
   end
   return 1
