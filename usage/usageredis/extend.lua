@@ -27,8 +27,8 @@ if bottom >= ceiling then
 end
 local fields = redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do
-  local from = tonumber(string.match(fields[i], '^gap(%d+)$'))
-  local to = tonumber(fields[i + 1])
+  local name = string.match(fields[i], '^gap(%d+)$')
+  local from, to = name and tonumber(name), tonumber(fields[i + 1])
   if from and from <= bottom and top <= to then
     redis.call('HDEL', KEYS[1], fields[i])
     if from < bottom then redis.call('HSET', KEYS[1], 'gap' .. int(from), int(bottom)) end
