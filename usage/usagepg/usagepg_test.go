@@ -153,6 +153,28 @@ func TestLargeBatchesAreStoredAsAWhole(t *testing.T) {
 	require.EqualValues(t, 2400, sum.Value.Sum)
 }
 
+// A month that another process has dropped is made again, by both ways to it.
+func TestADroppedMonthComesBack(t *testing.T) {
+	ctx := t.Context()
+	pool := migrated(t)
+	now := time.Date(2026, 6, 15, 12, 0, 0, 0, time.UTC)
+	svc, err := usage.New(usagepg.New(pool), usage.Config{
+		Meters: []usage.Meter{{Name: "m"}}, Now: func() time.Time { return now },
+		Quota: func(context.Context, string, string) (usage.Quota, error) { return usage.Calendar(10), nil },
+	})
+	require.NoError(t, err)
+	for i := range 2 {
+		require.NoError(t, svc.Record(ctx, usage.Event{Account: "a", Meter: "m"}))
+		_, err = pool.Exec(ctx, "drop table usage_events_202606; drop table usage_days_202606")
+		require.NoError(t, err)
+		d, err := svc.Consume(ctx, usage.Request{Account: "a", Meter: "m", Key: fmt.Sprint(i), Record: true})
+		require.NoError(t, err)
+		require.True(t, d.Allowed)
+		_, err = pool.Exec(ctx, "drop table usage_events_202606; drop table usage_days_202606")
+		require.NoError(t, err)
+	}
+}
+
 func TestADatabaseOutOfReachIsUnavailable(t *testing.T) {
 	pool := migrated(t)
 	svc, err := usage.New(usagepg.New(pool), usage.Config{
