@@ -128,12 +128,11 @@ func signedBy(key *ecdsa.PublicKey, body []byte, signature string) bool {
 
 // leaked deals with one report, and says whether its text was a key.
 func (s *Service) leaked(ctx context.Context, cfg LeakConfig, report leakReport) (bool, error) {
-	b := new(buffer)
-	hash, extra, reason := s.identify(report.Token, b)
-	if reason != ReasonNone {
+	c, reason := s.identify(report.Token)
+	if reason != ReasonNone || !c.parses(report.Token) {
 		return false, nil
 	}
-	e, err := s.load(ctx, report.Token, hash, extra)
+	e, err := s.load(ctx, report.Token, c)
 	if err != nil || e == nil {
 		return false, err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash"
 	"hash/crc32"
+	"log/slog"
 	"sync"
 )
 
@@ -37,6 +38,15 @@ type Pepper struct {
 	TagOnly bool
 }
 
+// Format hides the secret, whatever the verb.
+func (p Pepper) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "apikeys.Pepper(%d)", p.ID) }
+
+// LogValue hides the secret.
+func (p Pepper) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(p)) }
+
+// MarshalText hides the secret, for JSON and other encodings.
+func (p Pepper) MarshalText() ([]byte, error) { return []byte(fmt.Sprint(p)), nil }
+
 // maxPeppers bounds the work that a forged token can cause.
 const maxPeppers = 3
 
@@ -51,8 +61,9 @@ type hasher struct {
 // state is what one hash needs; it is reused, because a verification must not
 // allocate.
 type state struct {
-	h   hash.Hash
-	sum [sha256.Size]byte
+	h    hash.Hash
+	sum  [sha256.Size]byte
+	text [maxToken]byte // the text that is looked at
 }
 
 func newHashers(peppers []Pepper) ([]*hasher, error) {
@@ -100,13 +111,17 @@ func newHasher(p Pepper) *hasher {
 // the other 224 the stored hash: neither tells the other.
 func (h *hasher) sum(input []byte) (tag uint32, stored Hash) {
 	s := h.states.Get().(*state)
+	tag, stored = s.of(input)
+	h.states.Put(s)
+	return tag, stored
+}
+
+func (s *state) of(input []byte) (tag uint32, stored Hash) {
 	s.h.Reset()
 	s.h.Write(input)
 	s.h.Sum(s.sum[:0])
-	tag = binary.BigEndian.Uint32(s.sum[:4]) % tagSpace
 	copy(stored[:], s.sum[4:])
-	h.states.Put(s)
-	return tag, stored
+	return binary.BigEndian.Uint32(s.sum[:4]) % tagSpace, stored
 }
 
 // wrap hashes something that isn't a token of this module. The leading zero

@@ -298,7 +298,7 @@ func (s *Service) RevokeBefore(ctx context.Context, by Actor, t time.Time) error
 		return by.valid()
 	case !by.Operator:
 		return &FieldError{"Actor", "only an Operator may revoke everybody's keys"}
-	case t.IsZero() || t.After(now):
+	case t.IsZero() || t.After(s.now()):
 		return &FieldError{"t", "want an instant that is past"}
 	}
 	// Up to the next whole microsecond, which is what stores can tell apart.
@@ -406,6 +406,10 @@ func (s *Service) change(ctx context.Context, sel Selection, decide func([]Recor
 	touched := map[string]bool{}
 	changed := false
 	err := s.store.Change(ctx, sel, func(found []Record) (Delta, error) {
+		// What was found to be so already may still be cached as it was before.
+		for i := range found {
+			touched[found[i].ID] = true
+		}
 		d, err := decide(found)
 		if err == nil {
 			changed = len(d.Log) > 0

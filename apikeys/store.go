@@ -22,8 +22,8 @@ type Record struct {
 //
 // Instants have whole microseconds. A store keeps one more instant, the one
 // before which every key is revoked (Delta.RevokeBefore): a record with an
-// earlier CreatedAt that isn't revoked otherwise is read with RevokedAt and
-// RevokedFor set from it, by Find, List and Change alike.
+// earlier CreatedAt that isn't revoked otherwise is read, by Find, List and
+// Change alike, with RevokedAt that instant and RevokedFor RevokedForAll.
 type Store interface {
 	// Change is one atomic step: it reads the records that the selection
 	// names, gives them to decide, and writes what decide returns. All changes
@@ -34,7 +34,8 @@ type Store interface {
 	// another one has is ErrDuplicate.
 	Change(ctx context.Context, sel Selection, decide func(found []Record) (Delta, error)) error
 
-	// Find returns the record with one of the hashes, or ErrNotFound.
+	// Find returns the record with the first of the hashes that any record
+	// has, or ErrNotFound.
 	Find(ctx context.Context, hashes []Hash) (Record, error)
 
 	// Rehash replaces the hash old of a key by the new hash, its pepper, and

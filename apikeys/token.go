@@ -119,9 +119,8 @@ type parsed struct {
 	tag     uint32 // as written
 }
 
-// parse reads a token by fixed positions from its right end. It is the only
-// parser: what is looked up is what was checked here. The text has at most
-// maxToken bytes and stands in memory that may reach other functions.
+// parse reads a token by fixed positions from its right end. No key is looked
+// up in a store, and so none comes into the cache, whose text hasn't passed.
 func parse(text []byte) (parsed, bool) {
 	headLen := len(text) - bodyLen
 	if headLen < 4 || headLen > maxHead || text[headLen-1] != '_' {
@@ -131,20 +130,28 @@ func parse(text []byte) (parsed, bool) {
 	for _, c := range text[headLen : headLen+randomLen] {
 		bad |= digits[c]
 	}
-	tagAt, crcAt := headLen+randomLen, headLen+randomLen+tagLen
-	var tag, crc uint64
-	for _, c := range text[tagAt:crcAt] {
-		bad |= digits[c]
-		tag = tag*62 + uint64(digits[c])
-	}
-	for _, c := range text[crcAt:] {
-		bad |= digits[c]
-		crc = crc*62 + uint64(digits[c])
-	}
-	if bad&0x80 != 0 || crc != uint64(crc32.ChecksumIEEE(text[:crcAt])) {
+	tag, crc, ok := tail(text[headLen+randomLen:])
+	if bad&0x80 != 0 || !ok || crc != uint64(crc32.ChecksumIEEE(text[:len(text)-crcLen])) {
 		return parsed{}, false
 	}
 	return parsed{headLen: headLen, tag: uint32(tag)}, true
+}
+
+// tail reads the last 11 characters of a token: what they say, right or wrong.
+func tail(text []byte) (tag, crc uint64, ok bool) {
+	if len(text) != tagLen+crcLen {
+		return 0, 0, false
+	}
+	var bad byte
+	for _, c := range text[:tagLen] {
+		bad |= digits[c]
+		tag = tag*62 + uint64(digits[c])
+	}
+	for _, c := range text[tagLen:] {
+		bad |= digits[c]
+		crc = crc*62 + uint64(digits[c])
+	}
+	return tag, crc, bad&0x80 == 0
 }
 
 // validHead says what is wrong with the parts of a head, or "".

@@ -9,8 +9,7 @@ import (
 )
 
 const (
-	useStep    = time.Second // a key's use is noted at most so often
-	maxWaiting = 1 << 16     // uses that may wait; more are dropped
+	maxWaiting = 1 << 16 // uses that may wait; more are dropped
 	maxAgent   = 120
 )
 
@@ -27,16 +26,16 @@ func (u *useBuffer) len() int {
 	return len(u.pending)
 }
 
-// noteUse costs one atomic read, but once a second.
+// noteUse costs one atomic read, but for twice in each UseInterval.
 func (s *Service) noteUse(e *entry, now time.Time, src *source) {
 	at := s.elapsed(now)
 	next := e.nextUse.Load()
-	if at < next || s.cfg.UseInterval < 0 || !e.nextUse.CompareAndSwap(next, at+int64(useStep)) {
+	if at < next || s.cfg.UseInterval < 0 || !e.nextUse.CompareAndSwap(next, at+int64(s.cfg.UseInterval/2)) {
 		return
 	}
 	client := src.get()
 	s.uses.add(Use{
-		Key:   e.principal.key.ID,
+		Key:   e.id,
 		At:    now.UTC().Truncate(time.Microsecond),
 		Addr:  client.Addr,
 		Agent: cleanAgent(client.Agent),

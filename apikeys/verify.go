@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -86,23 +85,47 @@ func (src *source) get() Client {
 var errGuarded = errors.New("apikeys: too many invalid keys")
 
 func (s *Service) verify(ctx context.Context, token string, src *source) (Decision, *entry, error) {
-	b := buffers.Get().(*buffer)
-	hash, extra, reason := s.identify(token, b)
-	buffers.Put(b)
+	c, reason := s.identify(token)
 	if reason != ReasonNone {
 		return Decision{Reason: reason}, nil, nil
 	}
 	now := s.now()
 	var stale *entry
 	if s.cache != nil {
-		if e := s.cache.find(&hash); e != nil && subtle.ConstantTimeCompare(e.hash[:], hash[:]) == 1 {
+		if e := s.cache.find(&c.hash); e != nil {
+			// The hash covers all but tag and checksum. The tag has been
+			// compared; the checksum must be that of the text that was parsed
+			// when the entry was made.
+			if e.crc != c.crc {
+				return Decision{Reason: ReasonMalformed}, nil, nil
+			}
 			if s.fresh(e, now) {
 				return s.decide(e, now, src), e, nil
 			}
 			stale = e
 		}
 	}
-	return s.ask(ctx, token, hash, extra, stale, now, src)
+	if !c.parses(token) {
+		return Decision{Reason: ReasonMalformed}, nil, nil
+	}
+	return s.ask(ctx, token, c, stale, now, src)
+}
+
+// candidate is a text that may be a key.
+type candidate struct {
+	hash  Hash   // under which the cache knows it
+	extra []Hash // under which the store may know it besides
+	crc   uint64 // as written
+	own   bool   // it begins like a token of this service
+}
+
+// parses reports whether the text is a token, or one that isn't ours.
+func (c *candidate) parses(token string) bool {
+	if !c.own {
+		return true
+	}
+	_, ok := parse([]byte(token))
+	return ok
 }
 
 // fresh reports whether everything that had changed up to MaxStaleness ago is
@@ -112,58 +135,61 @@ func (s *Service) fresh(e *entry, now time.Time) bool {
 	return e.filled >= since || s.sync.confirmed.Load() >= since
 }
 
-// buffer holds the text that is looked at.
-type buffer struct{ text [maxToken]byte }
-
-var buffers = sync.Pool{New: func() any { return new(buffer) }}
-
-// identify turns a text into the hash under which the cache knows its key. It
-// returns more hashes to look up when the key may stand under another.
-func (s *Service) identify(token string, b *buffer) (Hash, []Hash, Reason) {
+// identify finds out which key a text would be. Texts that begin like a token
+// of this service aren't parsed yet: when the cache knows the hash, comparing
+// the checksum with that of the entry is as good, and faster.
+func (s *Service) identify(token string) (candidate, Reason) {
 	if len(token) > maxToken || len(token) == 0 {
-		return Hash{}, nil, ReasonMalformed
+		return candidate{}, ReasonMalformed
 	}
-	if len(token) == len(s.head)+bodyLen && token[:len(s.head)] == s.head {
-		text := b.text[:copy(b.text[:], token)]
-		p, ok := parse(text)
-		if !ok {
-			return s.identifyForeign(token)
-		}
-		input := text[:p.headLen+randomLen]
-		tag, hash := s.hashers[0].sum(input)
-		if len(s.hashers) == 1 {
-			if subtle.ConstantTimeEq(int32(tag), int32(p.tag)) != 1 {
-				return Hash{}, nil, ReasonUnknown
-			}
-			return hash, nil, ReasonNone
-		}
-		return s.identifyAmong(input, p.tag, tag, hash)
+	if len(token) != len(s.head)+bodyLen || token[:len(s.head)] != s.head {
+		return s.identifyOther(token)
 	}
-	return s.identifyOther(token, b)
+	st := s.hashers[0].states.Get().(*state)
+	text := st.text[:copy(st.text[:], token)]
+	at := len(s.head) + randomLen
+	written, crc, ok := tail(text[at:])
+	c := candidate{crc: crc, own: true}
+	tag, hash := st.of(text[:at])
+	c.hash = hash
+	same := subtle.ConstantTimeEq(int32(tag), int32(uint32(written)))
+	if len(s.hashers) > 1 {
+		var other int
+		c.extra, other = s.identifyAmong(text[:at], uint32(written))
+		same |= other
+	}
+	if ok && same == 1 {
+		s.hashers[0].states.Put(st)
+		return c, ReasonNone
+	}
+	_, ok = parse(text)
+	s.hashers[0].states.Put(st)
+	if !ok {
+		return s.identifyForeign(token)
+	}
+	return candidate{}, ReasonUnknown
 }
 
 // identifyAmong tries the other peppers. The tag says under which of them the
 // token was issued; its hash may stand under any that isn't TagOnly.
-func (s *Service) identifyAmong(input []byte, written, tag uint32, hash Hash) (Hash, []Hash, Reason) {
-	authentic := subtle.ConstantTimeEq(int32(tag), int32(written))
-	var extra []Hash
+func (s *Service) identifyAmong(input []byte, written uint32) (extra []Hash, same int) {
 	for _, h := range s.hashers[1:] {
-		t, other := h.sum(input)
-		authentic |= subtle.ConstantTimeEq(int32(t), int32(written))
+		tag, hash := h.sum(input)
+		same |= subtle.ConstantTimeEq(int32(tag), int32(written))
 		if !h.tagOnly {
-			extra = append(extra, other)
+			extra = append(extra, hash)
 		}
 	}
-	if authentic != 1 {
-		return Hash{}, nil, ReasonUnknown
-	}
-	return hash, extra, ReasonNone
+	return extra, same
 }
 
 // identifyOther is for what doesn't begin like a token of this service: one of
 // another environment, or one that another library issued.
-func (s *Service) identifyOther(token string, b *buffer) (Hash, []Hash, Reason) {
-	text := b.text[:copy(b.text[:], token)]
+func (s *Service) identifyOther(token string) (candidate, Reason) {
+	if len(s.cfg.Schemes) == 0 && !strings.HasPrefix(token, s.cfg.Prefix) {
+		return candidate{}, ReasonMalformed
+	}
+	text := []byte(token)
 	p, ok := parse(text)
 	if !ok || !strings.HasPrefix(token, s.cfg.Prefix+"_") || !word(token[len(s.cfg.Prefix)+1:p.headLen-1]) {
 		return s.identifyForeign(token)
@@ -171,35 +197,35 @@ func (s *Service) identifyOther(token string, b *buffer) (Hash, []Hash, Reason) 
 	for _, h := range s.hashers {
 		// Without a secret anyone can write a tag, and it proves nothing.
 		if tag, _ := h.sum(text[:p.headLen+randomLen]); s.proving && tag == p.tag {
-			return Hash{}, nil, ReasonEnvironment
+			return candidate{}, ReasonEnvironment
 		}
 	}
-	return Hash{}, nil, ReasonUnknown
+	return candidate{}, ReasonUnknown
 }
 
 // identifyForeign is for tokens that another library may have issued.
-func (s *Service) identifyForeign(token string) (Hash, []Hash, Reason) {
+func (s *Service) identifyForeign(token string) (candidate, Reason) {
 	hash, extra := s.foreignHashes(token)
 	if len(extra) == 0 {
-		return Hash{}, nil, ReasonMalformed
+		return candidate{}, ReasonMalformed
 	}
-	return hash, extra, ReasonNone
+	return candidate{hash: hash, extra: extra}, ReasonNone
 }
 
 // decide judges an entry at an instant.
 func (s *Service) decide(e *entry, now time.Time, src *source) Decision {
 	wall := now.UnixNano()
-	d := Decision{KeyID: e.principal.key.ID}
+	d := Decision{KeyID: e.id}
 	switch {
 	case e.revoked:
 		d.Reason = ReasonRevoked
-	case wall >= e.expires:
+	case wall >= e.until && wall >= e.expires:
 		d.Reason = ReasonExpired
-	case wall >= e.sunset:
+	case wall >= e.until:
 		d.Reason = ReasonReplaced
 	case e.disabled:
 		d.Reason = ReasonDisabled
-	case len(e.networks) > 0 && !listed(e.networks, src.get().Addr):
+	case e.listed && !listed(e.networks, src.get().Addr):
 		d.Reason = ReasonNetwork
 	default:
 		d.Principal = e.principal
@@ -261,14 +287,14 @@ func (s *Service) Stats() Stats {
 }
 
 // ask verifies a key that the cache can't vouch for.
-func (s *Service) ask(ctx context.Context, token string, hash Hash, extra []Hash, stale *entry, now time.Time, src *source) (Decision, *entry, error) {
-	if s.unknown.has(&hash, s.elapsed(now)) {
+func (s *Service) ask(ctx context.Context, token string, c candidate, stale *entry, now time.Time, src *source) (Decision, *entry, error) {
+	if s.unknown.has(&c.hash, s.elapsed(now)) {
 		return Decision{Reason: ReasonUnknown}, nil, nil
 	}
 	if src.guard.blocks(src, now) {
 		return Decision{}, nil, errGuarded
 	}
-	e, err := s.lookup(ctx, token, hash, extra)
+	e, err := s.lookup(ctx, token, c)
 	switch {
 	case err != nil && stale != nil && s.mayServe(stale, now):
 		if d := s.decide(stale, now, src); d.Allowed() {
@@ -285,7 +311,7 @@ func (s *Service) ask(ctx context.Context, token string, hash Hash, extra []Hash
 	d := s.decide(e, now, src)
 	if d.Allowed() && e.awaits {
 		// Until this has worked the key isn't cached: the next use tries again.
-		if err := s.activate(ctx, e.principal.key.ID); err != nil {
+		if err := s.activate(ctx, e.id); err != nil {
 			s.log.WarnContext(ctx, "apikeys: the first use of a key was not recorded", "key", d.KeyID, "error", err)
 		}
 	}
@@ -300,19 +326,19 @@ func (s *Service) mayServe(e *entry, now time.Time) bool {
 // lookup asks the store, together with all who ask for the same key. The
 // generation is part of what they share: whoever starts after a change has
 // taken effect doesn't join a question that was asked before it.
-func (s *Service) lookup(ctx context.Context, token string, hash Hash, extra []Hash) (*entry, error) {
+func (s *Service) lookup(ctx context.Context, token string, c candidate) (*entry, error) {
 	if s.cache == nil {
 		ctx, cancel := context.WithTimeout(ctx, s.cfg.LookupTimeout)
 		defer cancel()
-		return s.load(ctx, token, hash, extra)
+		return s.load(ctx, token, c)
 	}
 	generation := s.cache.generation.Load()
-	flight := fmt.Sprintf("%s%d", hash[:], generation)
+	flight := fmt.Sprintf("%s%d", c.hash[:], generation)
 	ch := s.flights.DoChan(flight, func() (any, error) {
 		// One caller's cancellation is not the others'.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.LookupTimeout)
 		defer cancel()
-		e, err := s.load(ctx, token, hash, extra)
+		e, err := s.load(ctx, token, c)
 		if err == nil && e != nil && !e.awaits {
 			s.cache.insert(e, generation)
 		}
@@ -328,7 +354,7 @@ func (s *Service) lookup(ctx context.Context, token string, hash Hash, extra []H
 }
 
 // load reads one key. A nil entry means that there is none.
-func (s *Service) load(ctx context.Context, token string, hash Hash, extra []Hash) (*entry, error) {
+func (s *Service) load(ctx context.Context, token string, c candidate) (*entry, error) {
 	select {
 	case s.lookups <- struct{}{}:
 		defer func() { <-s.lookups }()
@@ -338,12 +364,10 @@ func (s *Service) load(ctx context.Context, token string, hash Hash, extra []Has
 	}
 	s.counters.lookups.Add(1)
 	filled := s.elapsed(s.now())
-	hashes := make([]Hash, 1, 1+len(extra))
-	hashes[0] = hash
-	hashes = append(hashes, extra...)
+	hashes := append([]Hash{c.hash}, c.extra...)
 	rec, err := s.store.Find(ctx, hashes)
 	if errors.Is(err, ErrNotFound) {
-		s.unknown.add(&hash, filled)
+		s.unknown.add(&c.hash, filled)
 		return nil, nil
 	}
 	if err != nil {
@@ -351,15 +375,15 @@ func (s *Service) load(ctx context.Context, token string, hash Hash, extra []Has
 		return nil, unavailable("look a key up", err)
 	}
 	if rec.Verifier != nil && !s.schemeMatches(rec, token) {
-		s.unknown.add(&hash, filled)
+		s.unknown.add(&c.hash, filled)
 		return nil, nil
 	}
-	if rec.Hash != hash {
+	if rec.Hash != c.hash {
 		// A retired pepper, or the first use of an imported key. Losing the
 		// race against another process, or failing, costs a slower next time.
-		if _, err := s.store.Rehash(ctx, rec.ID, rec.Hash, hash, s.hashers[0].id); err != nil {
+		if _, err := s.store.Rehash(ctx, rec.ID, rec.Hash, c.hash, s.hashers[0].id); err != nil {
 			s.log.WarnContext(ctx, "apikeys: a key was not rehashed", "key", rec.ID, "error", err)
 		}
 	}
-	return s.newEntry(hash, rec.Key, filled), nil
+	return s.newEntry(&c, rec.Key, filled), nil
 }

@@ -2,6 +2,7 @@ package billing
 
 import (
 	"encoding/json"
+	"maps"
 	"slices"
 	"time"
 )
@@ -24,6 +25,9 @@ type Account struct {
 	Balance       Money          `json:"balance,omitzero"`        // negative: credit for the next invoice
 	// Deleted says that the customer no longer exists at the gateway.
 	Deleted bool `json:"deleted,omitempty"`
+	// Erased says that the person behind the account was erased: only amounts
+	// are kept.
+	Erased bool `json:"erased,omitempty"`
 	// Provisional says that snapshots of events were merged since SyncedAt,
 	// because the gateway couldn't be asked.
 	Provisional bool `json:"provisional,omitempty"`
@@ -102,6 +106,21 @@ func (a *Account) Live() []Subscription {
 		}
 	}
 	return live
+}
+
+// duplicates returns the live subscriptions beside the newest one that is paid
+// for.
+func (a *Account) duplicates() []string {
+	var ids []string
+	for _, s := range a.Subscriptions { // newest first
+		if s.Status.Live() && s.Status != StatusIncomplete {
+			ids = append(ids, s.ID)
+		}
+	}
+	if len(ids) < 2 {
+		return nil
+	}
+	return ids[1:]
 }
 
 // standing orders the statuses by how much they are worth.
@@ -188,16 +207,40 @@ func compareIDs(x, y string) int {
 	return 0
 }
 
-// Clone returns a copy that shares nothing that this package changes in
-// place.
+// Clone returns a copy that shares nothing with a.
 func (a Account) Clone() Account {
-	data, err := json.Marshal(a)
-	if err != nil {
-		panic("billing: account doesn't encode: " + err.Error()) // plain data: can't happen
+	a.Subscriptions = cloneEach(a.Subscriptions, func(s *Subscription) {
+		s.Metadata, s.Discounts = maps.Clone(s.Metadata), slices.Clone(s.Discounts)
+		s.Items = cloneEach(s.Items, func(it *Item) { it.Price.Metadata = maps.Clone(it.Price.Metadata) })
+	})
+	a.Invoices = cloneEach(a.Invoices, func(inv *Invoice) {
+		inv.ClientSecret = "" // never stored
+		inv.Metadata, inv.Discounts, inv.Lines = maps.Clone(inv.Metadata), slices.Clone(inv.Discounts), slices.Clone(inv.Lines)
+	})
+	a.Intents = cloneEach(a.Intents, (*Intent).unshare)
+	a.Trails, a.Marks = maps.Clone(a.Trails), maps.Clone(a.Marks)
+	for id, t := range a.Trails {
+		a.Trails[id] = slices.Clone(t)
 	}
-	c := Account{ID: a.ID, CustomerID: a.CustomerID, Version: a.Version, SyncedAt: a.SyncedAt, DueAt: a.DueAt}
-	if err := json.Unmarshal(data, &c); err != nil {
-		panic("billing: account doesn't decode: " + err.Error())
+	if a.Checkout != nil {
+		open := *a.Checkout
+		open.Metadata = maps.Clone(open.Metadata)
+		a.Checkout = &open
 	}
-	return c
+	if a.Unpaid != nil {
+		unpaid := *a.Unpaid
+		unpaid.unshare()
+		a.Unpaid = &unpaid
+	}
+	return a
+}
+
+func (it *Intent) unshare() { it.Request = slices.Clone(it.Request) }
+
+func cloneEach[T any](s []T, unshare func(*T)) []T {
+	s = slices.Clone(s)
+	for i := range s {
+		unshare(&s[i])
+	}
+	return s
 }

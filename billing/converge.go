@@ -122,6 +122,9 @@ func (p progress) after(q progress) bool { return slices.Compare(p[:], q[:]) > 0
 
 // settle drops what the new contents have made obsolete.
 func (a *Account) settle() {
+	if a.Erased {
+		a.anonymize()
+	}
 	for _, s := range a.Subscriptions {
 		if !s.TrialStart.IsZero() && (a.TrialUsed.IsZero() || s.TrialStart.Before(a.TrialUsed)) {
 			a.TrialUsed = s.TrialStart

@@ -19,12 +19,15 @@ const (
 	KindSubscriptionEnded     Kind = "subscription.ended"     // after it had started
 	KindSubscriptionDuplicate Kind = "subscription.duplicate" // a second one started beside a live one
 	KindTrialEnding           Kind = "trial.ending"           // in three days
+	KindInvoiceDrafted        Kind = "invoice.drafted"        // of a renewal: it can be changed for about an hour
 	KindInvoicePaid           Kind = "invoice.paid"           // with money: not for an amount of zero
 	KindPaymentFailed         Kind = "payment.failed"         // an attempt at a renewal
 	KindPaymentActionRequired Kind = "payment.action_required"
 	KindPaymentRecovered      Kind = "payment.recovered" // paid after a failed attempt
 	KindPaymentRefunded       Kind = "payment.refunded"  // for the first time, in whole or in part
 	KindPaymentDisputed       Kind = "payment.disputed"
+	KindAccessLimited         Kind = "access.limited"   // arrears took the plan away: see Policy
+	KindAccessSuspended       Kind = "access.suspended" // … took everything away
 )
 
 // Notice tells the application that something is so. Notices come at least
@@ -88,7 +91,7 @@ func facts(a *Account) []Notice {
 		switch m := a.Marks[id]; m.Kind {
 		case KindTrialEnding:
 			n.SubscriptionID = m.Subject
-		case KindPaymentActionRequired:
+		case KindPaymentActionRequired, KindAccessLimited, KindAccessSuspended:
 			n.InvoiceID = m.Subject
 		case KindPaymentFailed:
 			continue // with its invoice
@@ -177,6 +180,10 @@ func invoiceFacts(a *Account, inv *Invoice) []Notice {
 		return &all[len(all)-1]
 	}
 	paid := inv.Status == InvoicePaid && inv.AmountPaid > 0
+	if inv.BillingReason == "subscription_cycle" {
+		// Every renewal was a draft once, also one that was seen too late.
+		tell(KindInvoiceDrafted, "", inv.AmountDue)
+	}
 	if inv.BillingReason != "subscription_create" { // there, the person is on the payment page
 		failed := map[int64]bool{}
 		for _, m := range a.Marks {

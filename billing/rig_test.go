@@ -2,6 +2,8 @@ package billing_test
 
 import (
 	"context"
+	"io"
+	"log/slog"
 	"sync"
 	"testing"
 	"time"
@@ -141,3 +143,5 @@ func (r *rig) kinds() []billing.Kind {
 	}
 	return kinds
 }
+
+func textLogger(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }

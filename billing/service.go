@@ -103,10 +103,8 @@ func (cfg Config) withDefaults() (Config, error) {
 		return cfg, fmt.Errorf("%w: Config.Attempts is negative", ErrInvalid)
 	case cfg.Retention < late:
 		return cfg, fmt.Errorf("%w: Config.Retention is %v, want 35 days or more", ErrInvalid, cfg.Retention)
-	case cfg.Policy.Suspend < 0 || cfg.Policy.MaxStale < 0:
-		return cfg, fmt.Errorf("%w: Config.Policy: Suspend and MaxStale aren't negative", ErrInvalid)
 	}
-	return cfg, nil
+	return cfg, cfg.Policy.validate()
 }
 
 // Service is the billing of an application. It is safe for concurrent use, and
@@ -117,6 +115,7 @@ type Service struct {
 	gateway Gateway
 	cfg     Config
 	prices  priceCache
+	feeds   feedList
 	wake    chan struct{} // something may be pending
 }
 
@@ -161,20 +160,20 @@ func (s *Service) Access(ctx context.Context, account string) (Decision, error) 
 }
 
 // Limit returns how much an account may do of something: n in each per, or n
-// in each billing period when per is 0; n is Unlimited for no limit. A name
-// that the catalogue doesn't have is ErrUnknownLimit.
+// in each billing period when per is 0; n is -1 for no limit. A name that the
+// catalogue doesn't have is ErrUnknownLimit.
 func (s *Service) Limit(ctx context.Context, account, name string) (n int64, per time.Duration, err error) {
 	d, err := s.Access(ctx, account)
 	if err != nil {
 		return 0, 0, err
 	}
 	l, err := d.Limit(name)
-	return l.N, l.Per, err
+	return l.feed(), l.Per, err
 }
 
 // Quota returns how much an account may use of something in the billing
-// period that is running, and that period. A name that the catalogue doesn't
-// have, or that is a rate, is ErrUnknownLimit.
+// period that is running, -1 for no limit, and that period. A name that the
+// catalogue doesn't have, or that is a rate, is ErrUnknownLimit.
 func (s *Service) Quota(ctx context.Context, account, name string) (n int64, from, to time.Time, err error) {
 	d, err := s.Access(ctx, account)
 	if err != nil {
@@ -182,12 +181,16 @@ func (s *Service) Quota(ctx context.Context, account, name string) (n int64, fro
 	}
 	l, err := d.Limit(name)
 	if err == nil && l.Per != 0 {
-		err = fmt.Errorf("%w: limit %q is a rate (%s), not a quota", ErrUnknownLimit, name, l)
+		err = notQuota(name, l)
 	}
 	if err != nil {
 		return 0, time.Time{}, time.Time{}, err
 	}
-	return l.N, d.Period.From, d.Period.To, nil
+	return l.feed(), d.Period.From, d.Period.To, nil
+}
+
+func notQuota(name string, l Limit) error {
+	return fmt.Errorf("%w: limit %q is a rate (%s), not a quota", ErrUnknownLimit, name, l)
 }
 
 // Subscription returns the live subscription of an account, or the last one

@@ -65,6 +65,16 @@ type Store interface {
 	// it, whose IDs stay known. It returns how many of both.
 	Prune(ctx context.Context, before time.Time, limit int) (int, error)
 
+	// Detach replaces an account by another one, which has no personal data and
+	// an ID that was never used: the row is at as.ID and at as.Version + 1
+	// then, and the old ID is unknown. If the account's version isn't
+	// as.Version, nothing is written and the error is ErrConflict.
+	Detach(ctx context.Context, account string, as Account) error
+	// Scrub takes the contents away from up to limit done or dead events of a
+	// customer, and from up to limit notices of an account, whatever their
+	// state. Their IDs stay known; a scrubbed event isn't replayed.
+	Scrub(ctx context.Context, account, customerID string, limit int) (events, notices int, err error)
+
 	// Cursor returns a named instant, zero if it was never set; SetCursor sets
 	// it, never back.
 	Cursor(ctx context.Context, name string) (time.Time, error)

@@ -235,7 +235,10 @@ func (s *Service) Subscribe(ctx context.Context, account string, o Order) (Subsc
 	unpaid := func(a *Account) bool {
 		return a.Unpaid != nil && a.Unpaid.Print == printOf(request(a)) && s.now().Sub(a.Unpaid.Started) < keyLife
 	}
-	if !unpaid(&a) {
+	underWay := func(a *Account) bool {
+		return slices.ContainsFunc(a.Intents, func(it Intent) bool { return it.Op == opSubscribe && it.Print == printOf(request(a)) })
+	}
+	if !unpaid(&a) && !underWay(&a) {
 		if err := s.clear(ctx, &a, ""); err != nil {
 			return Subscribed{}, err
 		}
@@ -249,7 +252,7 @@ func (s *Service) Subscribe(ctx context.Context, account string, o Order) (Subsc
 			again = *a.Unpaid
 			return nil, true, nil
 		}
-		if a.Checkout != nil || a.incomplete() {
+		if !underWay(a) && (a.Checkout != nil || a.incomplete()) {
 			return nil, false, errBusy
 		}
 		return request(a), false, nil

@@ -9,7 +9,7 @@
 //
 //	kinds, err := mailer.Shipped(nil)
 //	smtp, err := mailersmtp.New(mailersmtp.Config{Host: "smtp.example.com", Username: u, Password: p})
-//	mails, err := mailer.New(mailerpg.New(pool, mailerpg.Config{}), smtp, mailer.Config{
+//	mails, err := mailer.New(mailerpg.New(pool), smtp, mailer.Config{
 //		From:      mailer.Address{Name: "Example", Email: "hello@example.com"},
 //		Secret:    secret, // 32 random bytes that stay the same
 //		Kinds:     kinds.All(),
@@ -19,7 +19,7 @@
 //	mux.Handle("/mail/unsubscribe/", mails.UnsubscribeHandler())
 //	go mails.Run(ctx)
 //
-//	_, err = kinds.Welcome.Enqueue(ctx, mails.WithStore(mailerpg.New(tx, mailerpg.Config{})), // in your transaction
+//	_, err = kinds.Welcome.Enqueue(ctx, mails.WithStore(mailerpg.New(tx)), // in your transaction
 //		mailer.To{Account: "acct_1", Email: email, Name: name, Locale: "de"},
 //		mailer.Welcome{StartURL: "https://example.com/app"},
 //		mailer.Key("acct_1"))
@@ -40,10 +40,11 @@
 //
 // Enqueueing happens exactly once for a key, in the caller's transaction if it
 // is given ([Service.WithStore]). Sending happens at least once: SMTP can't tell
-// a lost reply from a lost mail. Results are written after five mails or ten
-// milliseconds, so that a crash repeats no more than that; a kind that says Hold
-// is never repeated, and stays for somebody to decide. A transport with
-// idempotency keys repeats nothing. Every attempt has the same Message-ID.
+// a lost reply from a lost mail. A sender takes the next mail when the result of
+// the last one is written, so that a crash repeats at most Config.Concurrency
+// mails; a kind that says Hold is never repeated, and stays for somebody to
+// decide. A transport with idempotency keys repeats nothing. Every attempt has
+// the same Message-ID.
 //
 // A mail is asked about right before it is sent: suppressed, expired, in quiet
 // hours, still relevant? Refusals are told apart by whose fault they are: the

@@ -27,7 +27,7 @@ func checkHeader(name, value string) error {
 		return err
 	}
 	if reserved[strings.ToLower(name)] {
-		return &HeaderError{name, "is written by this package"}
+		return &HeaderError{display(name), "is written by this package"}
 	}
 	return checkHeaderValue(name, value)
 }
@@ -70,14 +70,16 @@ func checkText(s string) string {
 	return ""
 }
 
-// display cleans an untrusted header name for an error text.
+// display returns the harmless beginning of an untrusted header name, for an
+// error text.
 func display(name string) string {
-	return strings.Map(func(r rune) rune {
-		if r < '!' || r > '~' {
-			return '?'
+	for i := range len(name) {
+		c := name[i]
+		if i == 40 || c != '-' && (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
+			return name[:i]
 		}
-		return r
-	}, name[:min(len(name), 40)])
+	}
+	return name
 }
 
 // checkURI accepts an absolute https (or mailto) URI without anything that

@@ -7,6 +7,7 @@ import (
 	"crypto/rsa"
 	"fmt"
 	"io"
+	"net"
 	"strings"
 	"time"
 
@@ -163,11 +164,11 @@ func (m *Message) Validate() error {
 		if err := checkHeader(h.Name, h.Value); err != nil {
 			return err
 		}
-		if lower := strings.ToLower(h.Name); seen[lower] {
-			return &HeaderError{h.Name, "is given twice"}
-		} else {
-			seen[lower] = true
+		lower := strings.ToLower(h.Name)
+		if seen[lower] {
+			return &HeaderError{display(h.Name), "is given twice"}
 		}
+		seen[lower] = true
 	}
 	for _, a := range m.Attachments {
 		if a.Name == "" || len(a.Name) > 200 || checkText(a.Name) != "" || strings.ContainsAny(a.Name, "/\\\"\t") {
@@ -217,7 +218,33 @@ func (m *Message) WriteTo(w io.Writer) (int64, error) {
 	if err := m.Validate(); err != nil {
 		return 0, err
 	}
-	return m.compose().WriteTo(w)
+	if m.DKIM == nil {
+		return m.compose().WriteTo(w)
+	}
+	var b bytes.Buffer
+	if _, err := m.compose().WriteTo(&b); err != nil {
+		return 0, fmt.Errorf("mailer: sign: %w", err)
+	}
+	return refold(b.Bytes()).WriteTo(w)
+}
+
+// refold folds the DKIM-Signature at its tags. go-mail 0.8.1 breaks a tag of
+// more than 75 octets in its middle, as our h= is, which adds white space that
+// it has not signed: the signature would not verify.
+func refold(raw []byte) *net.Buffers {
+	end := 0
+	for {
+		i := bytes.Index(raw[end:], []byte("\r\n"))
+		if i < 0 {
+			return &net.Buffers{raw}
+		}
+		if end += i + 2; end == len(raw) || raw[end] != ' ' {
+			break
+		}
+	}
+	signature := bytes.ReplaceAll(raw[:end], []byte("\r\n "), nil)
+	signature = bytes.ReplaceAll(signature, []byte("; "), []byte(";\r\n "))
+	return &net.Buffers{signature, raw[end:]}
 }
 
 // Bytes returns what WriteTo writes.

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"strings"
 	"time"
 
@@ -45,15 +46,13 @@ type Config struct {
 	// DKIM signs what an SMTP transport sends; nil leaves it to the relay.
 	DKIM *DKIM
 
-	// Concurrency is how many mails are sent at once. Zero means 4, which is
-	// also mailersmtp's number of connections.
+	// Concurrency is how many mails are sent at once, and how many a crash can
+	// send twice at most: a sender takes the next mail when the result of the
+	// last one is written. Zero means 4, which is also mailersmtp's number of
+	// connections.
 	Concurrency int
 	// Batch is how many mails a worker leases at once, 1 to 1000. Zero means 100.
 	Batch int
-	// AckEvery and AckWithin bound what a crash can send twice: results are
-	// written after so many mails or so long. Zero means 5 and 10 ms.
-	AckEvery  int
-	AckWithin time.Duration
 	// Lease is how long a worker may be silent before its mails are taken
 	// from it; it renews three times as often. Zero means 2 minutes, at least
 	// one second.
@@ -214,7 +213,7 @@ func (cfg *Config) setDefaults() error {
 		def   int
 		most  int
 	}{
-		{"Concurrency", &cfg.Concurrency, 4, 1000}, {"Batch", &cfg.Batch, 100, 1000}, {"AckEvery", &cfg.AckEvery, 5, 1000},
+		{"Concurrency", &cfg.Concurrency, 4, 1000}, {"Batch", &cfg.Batch, 100, 1000},
 		{"MaxAttempts", &cfg.MaxAttempts, 12, 100}, {"DomainPerMinute", &cfg.DomainPerMinute, 0, 1 << 30},
 	} {
 		if *d.value == 0 {
@@ -229,7 +228,7 @@ func (cfg *Config) setDefaults() error {
 		value *time.Duration
 		def   time.Duration
 	}{
-		{"AckWithin", &cfg.AckWithin, 10 * time.Millisecond}, {"Lease", &cfg.Lease, 2 * time.Minute}, {"Poll", &cfg.Poll, time.Second},
+		{"Lease", &cfg.Lease, 2 * time.Minute}, {"Poll", &cfg.Poll, time.Second},
 		{"Drain", &cfg.Drain, 30 * time.Second}, {"Retain", &cfg.Retain, 30 * 24 * time.Hour}, {"RetainKeys", &cfg.RetainKeys, 400 * 24 * time.Hour},
 	} {
 		if *d.value == 0 {
@@ -251,8 +250,16 @@ func (cfg *Config) setDefaults() error {
 	return nil
 }
 
+// publicURI accepts an https URL, and http on the developer's own machine.
 func publicURI(s string) bool {
-	return checkURI(s, "https://") || checkURI(s, "http://localhost") || checkURI(s, "http://127.0.0.1")
+	if checkURI(s, "https://") {
+		return true
+	}
+	if !checkURI(s, "http://") {
+		return false
+	}
+	u, err := url.Parse(s)
+	return err == nil && (u.Hostname() == "localhost" || u.Hostname() == "127.0.0.1")
 }
 
 func deriveKeys(secret []byte) (keys, error) {
@@ -278,6 +285,14 @@ func deriveKeys(secret []byte) (keys, error) {
 func (s *Service) WithStore(store Store) *Service {
 	c := *s
 	c.store = store
+	return &c
+}
+
+// WithTransport returns a Service that is the same but for its transport, for
+// tests and for one stream that goes another way.
+func (s *Service) WithTransport(t Transport) *Service {
+	c := *s
+	c.transport = t
 	return &c
 }
 
@@ -420,7 +435,11 @@ func (k *Kind[T]) Prepare(s *Service, to To, data T, key string, opts ...Option)
 	if !o.until.IsZero() {
 		m.ExpiresAt = o.until.UTC().Truncate(time.Microsecond)
 	}
-	e := Enqueue{Mail: m, Supersedes: def.supersedes}
+	e := Enqueue{Mail: m}
+	if m.Account == "" {
+		return e, nil // nobody to coalesce, supersede or count for
+	}
+	e.Supersedes = def.supersedes
 	if def.coalesce > 0 {
 		e.Group = def.group
 	}
@@ -479,7 +498,7 @@ func (k *Kind[T]) Send(ctx context.Context, s *Service, to To, data T, key strin
 			return Receipt{}, fmt.Errorf("mailer: StillRelevant of %q: %w", k.def.name, err)
 		}
 		if !ok {
-			return Receipt{ID: m.ID, Status: Suppressed}, nil
+			return Receipt{ID: m.ID, Status: Irrelevant}, nil
 		}
 	}
 	msg, err := s.message(m, data, k.def)

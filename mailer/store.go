@@ -125,6 +125,7 @@ const (
 	Suppressed               // the address must not get it
 	Capped                   // the account has had enough for now
 	Delivered                // a direct send that the transport took
+	Irrelevant               // a direct send that StillRelevant did not want
 )
 
 func (s Status) String() string {
@@ -141,6 +142,8 @@ func (s Status) String() string {
 		return "capped"
 	case Delivered:
 		return "delivered"
+	case Irrelevant:
+		return "irrelevant"
 	}
 	return "unknown"
 }
@@ -235,9 +238,10 @@ type Query struct {
 type Store interface {
 	// Enqueue takes mails in, all or none. For each it decides, in this order
 	// and in one atomic step: has the key been used (Duplicate); does a
-	// suppression block Stream and Class (the mail is kept as Dropped);
-	// is the cap reached (kept as Dropped); is one of the same group pending
-	// (it is replaced, keeping ID and RunAt); else it becomes Pending.
+	// suppression block Stream and Class (the mail is kept as Dropped); is one
+	// of the same group pending and untried (it is replaced, keeping ID, RunAt
+	// and CreatedAt); is the cap reached (kept as Dropped); else it becomes
+	// Pending.
 	// Superseded mails are dropped whenever the new one is Queued or Coalesced.
 	// Keys stay used until PurgeKeys.
 	Enqueue(ctx context.Context, mails []Enqueue) ([]Receipt, error)
@@ -288,8 +292,8 @@ type Store interface {
 	// Scrub removes address, name and data from at most limit mails that
 	// ended before the time, and returns how many. Their keys stay used.
 	Scrub(ctx context.Context, before time.Time, limit int) (int, error)
-	// PurgeKeys deletes at most limit scrubbed mails, and events, that ended
-	// before the time, and returns how many.
+	// PurgeKeys deletes scrubbed mails that ended before the time, and events
+	// from before it, at most limit of each. It returns the greater number.
 	PurgeKeys(ctx context.Context, before time.Time, limit int) (int, error)
 
 	// Export emits all that is held on an account, oldest first.

@@ -13,7 +13,7 @@ import (
 // have begun finish (Config.Drain), gives the rest back, and returns nil: call
 // it with a context that SIGTERM cancels.
 //
-// Its goroutines are Config.Concurrency senders, one that writes results, one
+// Its goroutines are Config.Concurrency senders, two that write results, one
 // that renews leases; all have ended when Run returns. An unreachable store is
 // waited for, with a warning in the log.
 func (s *Service) Run(ctx context.Context) error {
@@ -68,7 +68,7 @@ type worker struct {
 	sending  context.Context // ends Drain later
 	cancel   context.CancelFunc
 	jobs     chan job
-	acks     chan Ack
+	results  chan result
 	senders  sync.WaitGroup
 	acker    sync.WaitGroup
 	settled  sync.WaitGroup // mails in hand
@@ -86,7 +86,7 @@ func (s *Service) newWorker(ctx context.Context) *worker {
 	sending, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	w := &worker{
 		s: s, stopping: ctx, sending: sending, cancel: cancel,
-		jobs: make(chan job), acks: make(chan Ack), held: map[string]int{},
+		jobs: make(chan job), results: make(chan result), held: map[string]int{},
 		renew: time.NewTicker(s.cfg.Lease / 3), finished: make(chan struct{}), room: make(chan struct{}, 1),
 	}
 	for range s.cfg.Concurrency {
@@ -98,7 +98,10 @@ func (s *Service) newWorker(ctx context.Context) *worker {
 			}
 		}()
 	}
-	w.acker.Add(2)
+	// Two that write: while one waits for the store, a result that comes in
+	// need not wait for both.
+	w.acker.Add(3)
+	go func() { defer w.acker.Done(); w.collect() }()
 	go func() { defer w.acker.Done(); w.collect() }()
 	go func() { defer w.acker.Done(); w.heartbeat() }()
 	return w
@@ -109,7 +112,7 @@ func (w *worker) close() error {
 	close(w.jobs)
 	stop := time.AfterFunc(w.s.cfg.Drain, w.cancel)
 	w.senders.Wait()
-	close(w.acks)
+	close(w.results)
 	close(w.finished)
 	w.acker.Wait()
 	stop.Stop()
@@ -193,7 +196,9 @@ func (w *worker) process(j job) {
 		s.log.WarnContext(w.sending, "mailer: a mail needs a look", "mail", m.ID, "kind", m.Kind, "domain", m.Domain,
 			"state", ack.State.String(), "reason", ack.Reason, "result", res.String())
 	}
-	w.acks <- ack
+	r := result{ack, make(chan struct{})}
+	w.results <- r
+	<-r.written
 }
 
 // attempt decides whether the mail is still to be sent, and sends it.
@@ -331,35 +336,37 @@ func (w *worker) pace(ctx context.Context, domain string) (time.Time, error) {
 	return w.s.now().Add(d), nil
 }
 
-// collect writes results: after AckEvery of them, or AckWithin of the first.
-// A crash can repeat what has been sent and not written yet, so both are small.
+// result is the end of an attempt on its way into the store.
+type result struct {
+	ack     Ack
+	written chan struct{} // closed when the store has it, or never will
+}
+
+// collect writes results as soon as they come, and together what came while it
+// was writing. A crash can repeat what has been sent and is not written yet:
+// that is at most one mail for each sender, since they wait.
 func (w *worker) collect() {
-	var batch []Ack
-	timer := time.NewTimer(time.Hour)
-	timer.Stop()
-	defer timer.Stop()
-	write := func() {
-		timer.Stop()
-		if len(batch) > 0 {
-			w.write(batch)
-			batch = batch[:0]
+	for first := range w.results {
+		batch := []result{first}
+	more:
+		for len(batch) < w.s.cfg.Batch {
+			select {
+			case r, ok := <-w.results:
+				if !ok {
+					break more
+				}
+				batch = append(batch, r)
+			default:
+				break more
+			}
 		}
-	}
-	for {
-		select {
-		case ack, ok := <-w.acks:
-			if !ok {
-				write()
-				return
-			}
-			if batch = append(batch, ack); len(batch) == 1 {
-				timer.Reset(w.s.cfg.AckWithin)
-			}
-			if len(batch) >= w.s.cfg.AckEvery {
-				write()
-			}
-		case <-timer.C:
-			write()
+		acks := make([]Ack, len(batch))
+		for i, r := range batch {
+			acks[i] = r.ack
+		}
+		w.write(acks)
+		for _, r := range batch {
+			close(r.written)
 		}
 	}
 }

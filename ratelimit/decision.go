@@ -22,6 +22,7 @@ type Decision struct {
 	cost  int64
 	spans *Spans
 	out   Outcome
+	used  Used
 }
 
 // WindowState is where a window stands after a decision.
@@ -68,11 +69,11 @@ func (d *Decision) Len() int {
 
 // Window returns where the i-th window of the plan stands.
 func (d *Decision) Window(i int) WindowState {
-	r, level := &d.plan.rules[i], d.out.Levels[i]
+	r, level := &d.plan.rules[i], d.used.Of(i)
 	s := WindowState{
 		Name:   d.plan.windows[i].Name,
 		Limit:  r.Limit,
-		Over:   d.out.Over&(1<<i) != 0,
+		Over:   d.out.Over()&(1<<i) != 0,
 		Shadow: r.Shadow,
 	}
 	switch r.Algorithm {
@@ -80,30 +81,30 @@ func (d *Decision) Window(i int) WindowState {
 		if r.Interval == 0 {
 			break
 		}
-		used := (level.Used + r.Interval - 1) / r.Interval
+		used := (level + r.Interval - 1) / r.Interval
 		s.Remaining = max(r.Limit-used, 0)
-		s.Reset = micros(level.Used)
+		s.Reset = micros(level)
 		if used > 0 {
 			// One unit more than Remaining: the debt must fall to
 			// Limit-Remaining-1 intervals.
-			s.Next = micros(level.Used - (r.Limit-s.Remaining-1)*r.Interval)
+			s.Next = micros(level - (r.Limit-s.Remaining-1)*r.Interval)
 		}
 	case Period:
-		s.Remaining = max(r.Limit-level.Used, 0)
+		s.Remaining = max(r.Limit-level, 0)
 		if d.spans != nil && d.out.Now != 0 {
 			s.Reset = micros(max(d.spans[i].To-d.out.Now, 0))
 		}
-		if level.Used > 0 {
+		if level > 0 {
 			s.Next = s.Reset
 		}
 	case Rolling:
-		s.Remaining = max(r.Limit-level.Used, 0)
-		if level.Used > 0 {
+		s.Remaining = max(r.Limit-level, 0)
+		if level > 0 {
 			// The slots' own ages stay in the store: this is the bound.
 			s.Reset = micros(r.Interval * (RollingSlots + 1))
 			s.Next = micros(r.Interval)
-			if s.Over && level.Wait != WaitForever {
-				s.Next = micros(level.Wait)
+			if worst, wait := d.out.worst(); worst == i && wait > 0 && wait != WaitForever {
+				s.Next = micros(wait)
 			}
 		}
 	}
@@ -141,31 +142,20 @@ func share(w WindowState) int64 {
 
 // conclude fills in what follows from the outcome.
 func (d *Decision) conclude() {
-	if d.out.Plan != nil {
-		d.plan, d.asked = d.out.Plan, d.plan
-	}
-	plan := d.plan
-	d.Source = d.out.Source
-	d.WouldDeny = d.out.Over&plan.shadow != 0
-	over := d.out.Over &^ plan.shadow
+	over := d.out.Over()
 	if over == 0 {
 		d.Allowed = true
 		return
 	}
-	worst := int64(-1)
-	for i := range plan.rules {
-		if over&(1<<i) == 0 {
-			continue
-		}
-		if wait := d.out.Levels[i].Wait; wait > worst {
-			worst = wait
-			d.Violated = plan.windows[i].Name
-		}
+	d.WouldDeny = over&d.plan.shadow != 0
+	if over&^d.plan.shadow == 0 {
+		d.Allowed = true
+		return
 	}
-	if worst == WaitForever {
-		d.RetryAfter = Never
-	} else {
-		d.RetryAfter = micros(worst)
+	i, wait := d.out.worst()
+	d.Violated = d.plan.windows[i].Name
+	if d.RetryAfter = Never; wait != WaitForever {
+		d.RetryAfter = micros(wait)
 	}
 }
 

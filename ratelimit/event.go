@@ -55,7 +55,7 @@ func newEvents(hook func(context.Context, Event), nearPercent int) *events {
 }
 
 func (e *events) hear(ctx context.Context, scope, key string, d *Decision) {
-	if d.plan.periods == 0 || d.out.Source != FromStore {
+	if d.plan.periods == 0 || d.Source != FromStore {
 		return
 	}
 	for i := range d.plan.rules {
@@ -63,7 +63,7 @@ func (e *events) hear(ctx context.Context, scope, key string, d *Decision) {
 		if r.Algorithm != Period || r.Limit == 0 {
 			continue
 		}
-		used, over := d.out.Levels[i].Used, d.out.Over&(1<<i) != 0
+		used, over := d.used.Of(i), d.out.Over()&(1<<i) != 0
 		kind := EventKind("")
 		if over {
 			if !e.firstRefusal(key, d.plan.windows[i].Name, d.spans[i].To) {

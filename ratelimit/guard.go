@@ -165,7 +165,7 @@ func (p *Plan) share(n int64) (local *Plan, closed uint8, err error) {
 }
 
 // Decide implements Decider.
-func (d *guarded) Decide(ctx context.Context, req Request) (Outcome, error) {
+func (d *guarded) Decide(ctx context.Context, req Request) (Outcome, Used, error) {
 	g := d.guard
 	if req.Op == Adjust && req.Local {
 		return d.alone(ctx, req)
@@ -173,25 +173,25 @@ func (d *guarded) Decide(ctx context.Context, req Request) (Outcome, error) {
 	if g.away.Load() {
 		g.probe(ctx, d.remote, req)
 		if req.Op == Adjust {
-			return Outcome{}, fmt.Errorf("%w: nothing was adjusted", ErrUnavailable)
+			return Outcome{}, Used{}, fmt.Errorf("%w: nothing was adjusted", ErrUnavailable)
 		}
 		return d.alone(ctx, req)
 	}
-	out, err := d.ask(ctx, req)
+	out, used, err := d.ask(ctx, req)
 	if err == nil {
 		if g.misses.Load() != 0 {
 			g.misses.Store(0)
 		}
-		return out, nil
+		return out, used, nil
 	}
 	if ctx.Err() != nil {
-		return Outcome{}, fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
+		return Outcome{}, Used{}, fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
 	}
 	if g.misses.Add(1) >= int64(g.cfg.Misses) {
 		g.leave(err)
 	}
 	if req.Op == Adjust {
-		return Outcome{}, err
+		return Outcome{}, Used{}, err
 	}
 	return d.alone(ctx, req)
 }
@@ -199,7 +199,7 @@ func (d *guarded) Decide(ctx context.Context, req Request) (Outcome, error) {
 var errBudget = fmt.Errorf("%w: no answer within the guard's budget", ErrUnavailable)
 
 // ask asks the store and waits no longer than the budget.
-func (d *guarded) ask(ctx context.Context, req Request) (Outcome, error) {
+func (d *guarded) ask(ctx context.Context, req Request) (Outcome, Used, error) {
 	budget := d.guard.cfg.Budget
 	if d.guard.inline {
 		ctx, cancel := context.WithTimeout(ctx, budget)
@@ -207,8 +207,9 @@ func (d *guarded) ask(ctx context.Context, req Request) (Outcome, error) {
 		return d.remote.Decide(ctx, req)
 	}
 	type answer struct {
-		out Outcome
-		err error
+		out  Outcome
+		used Used
+		err  error
 	}
 	answers := make(chan answer, 1)
 	// Whether the store's client looks at it or not: nobody waits for the
@@ -216,14 +217,14 @@ func (d *guarded) ask(ctx context.Context, req Request) (Outcome, error) {
 	within, cancel := context.WithTimeout(ctx, budget)
 	defer cancel()
 	go func() {
-		out, err := d.remote.Decide(within, req)
-		answers <- answer{out, err}
+		out, used, err := d.remote.Decide(within, req)
+		answers <- answer{out, used, err}
 	}()
 	select {
 	case a := <-answers:
-		return a.out, a.err
+		return a.out, a.used, a.err
 	case <-within.Done():
-		return Outcome{}, errBudget
+		return Outcome{}, Used{}, errBudget
 	}
 }
 
@@ -232,25 +233,27 @@ func (d *guarded) ask(ctx context.Context, req Request) (Outcome, error) {
 const closedWait = int64(time.Second / time.Microsecond)
 
 // alone decides without the store.
-func (d *guarded) alone(ctx context.Context, req Request) (Outcome, error) {
+func (d *guarded) alone(ctx context.Context, req Request) (Outcome, Used, error) {
 	if req.Op != Adjust {
 		d.guard.alone.Add(1)
 	}
 	if d.closed != 0 {
-		out := Outcome{Now: time.Now().UnixMicro(), Over: d.closed, Source: FromFailure, Plan: d.plan}
+		out := Outcome{Now: time.Now().UnixMicro()}
 		for i := range d.plan.rules {
 			if d.closed&(1<<i) != 0 {
-				out.Levels[i].Wait = closedWait
+				out.SetOver(i, false, closedWait)
 			}
 		}
-		return out, nil
+		out.setSource(FromFailure)
+		return out, Used{}, nil
 	}
-	out, err := d.local.Decide(ctx, req)
-	out.Source, out.Plan = FromLocal, d.plan
+	out, used, err := d.local.Decide(ctx, req)
 	if d.plan.shadow == 1<<len(d.plan.rules)-1 {
-		out.Source = FromFailure // every window is open
+		out.setSource(FromFailure) // every window is open
+	} else {
+		out.setSource(FromLocal)
 	}
-	return out, err
+	return out, used, err
 }
 
 // leave stops asking the store.
@@ -303,7 +306,7 @@ func (g *Guard) probe(ctx context.Context, remote Decider, req Request) {
 		// More patient than a decision: a store that has just come back is slow.
 		ctx, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
-		if _, err := remote.Decide(ctx, req); err == nil {
+		if _, _, err := remote.Decide(ctx, req); err == nil {
 			g.back()
 		}
 	}()

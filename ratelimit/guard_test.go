@@ -48,15 +48,15 @@ type flakyDecider struct {
 	ratelimit.Decider
 }
 
-func (d *flakyDecider) Decide(ctx context.Context, req ratelimit.Request) (ratelimit.Outcome, error) {
+func (d *flakyDecider) Decide(ctx context.Context, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
 	d.asked.Add(1)
 	if d.refuse.Load() {
-		return ratelimit.Outcome{}, errors.New("connection refused")
+		return ratelimit.Outcome{}, ratelimit.Used{}, errors.New("connection refused")
 	}
 	if d.hang.Load() {
 		if d.honours {
 			<-ctx.Done()
-			return ratelimit.Outcome{}, ctx.Err()
+			return ratelimit.Outcome{}, ratelimit.Used{}, ctx.Err()
 		}
 		<-d.thaw // deaf to the context, as clients are by default
 	}
@@ -135,6 +135,8 @@ func TestGuardBoundsTheWaitAndHeals(t *testing.T) {
 				require.NoError(t, err)
 				require.Equal(t, ratelimit.FromStore, d.Source, "healed by itself")
 				require.True(t, g.State().Healthy)
+				mu.Lock()
+				defer mu.Unlock()
 				require.Len(t, changes, 2)
 				require.Error(t, changes[0])
 				require.NoError(t, changes[1])

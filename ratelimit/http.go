@@ -109,7 +109,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	var d Decision
 	if call.Plan, err = cfg.Plan(r, key); err == nil {
-		d, err = h.limiter.do(r.Context(), Take, &call)
+		err = h.limiter.do(r.Context(), Take, &call, &d)
 	}
 	if err != nil {
 		h.undecided(w, r, err)

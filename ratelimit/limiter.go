@@ -99,13 +99,15 @@ func (l *Limiter) bind(p *Plan) (Decider, error) {
 // Allow charges cost units to key if every window of the plan has room for
 // them, and to no window otherwise. Cost is at least 1. An unlimited plan
 // doesn't ask the store.
-func (l *Limiter) Allow(ctx context.Context, key string, plan *Plan, cost int64) (Decision, error) {
-	return l.do(ctx, Take, &Call{Key: key, Plan: plan, Cost: cost})
+func (l *Limiter) Allow(ctx context.Context, key string, plan *Plan, cost int64) (d Decision, err error) {
+	err = l.do(ctx, Take, &Call{Key: key, Plan: plan, Cost: cost}, &d)
+	return d, err
 }
 
 // Peek answers as Allow would, and charges nothing.
-func (l *Limiter) Peek(ctx context.Context, key string, plan *Plan, cost int64) (Decision, error) {
-	return l.do(ctx, Peek, &Call{Key: key, Plan: plan, Cost: cost})
+func (l *Limiter) Peek(ctx context.Context, key string, plan *Plan, cost int64) (d Decision, err error) {
+	err = l.do(ctx, Peek, &Call{Key: key, Plan: plan, Cost: cost}, &d)
+	return d, err
 }
 
 // Call is a request with everything that can be said about it.
@@ -124,7 +126,7 @@ type Call struct {
 }
 
 // Do decides about a call; Allow and Peek are the short forms.
-func (l *Limiter) Do(ctx context.Context, c Call) (Decision, error) {
+func (l *Limiter) Do(ctx context.Context, c Call) (d Decision, err error) {
 	if c.Cost == 0 {
 		c.Cost = 1
 	}
@@ -132,43 +134,55 @@ func (l *Limiter) Do(ctx context.Context, c Call) (Decision, error) {
 	if c.Peek {
 		op = Peek
 	}
-	return l.do(ctx, op, &c)
+	err = l.do(ctx, op, &c, &d)
+	return d, err
 }
 
-func (l *Limiter) do(ctx context.Context, op Op, c *Call) (d Decision, err error) {
+// do fills in d, which is zero, and leaves it so on an error.
+func (l *Limiter) do(ctx context.Context, op Op, c *Call, d *Decision) (err error) {
 	plan := c.Plan
 	if c.Key == "" || c.Cost < 1 || plan == nil {
-		return d, invalid(c)
+		return invalid(c)
 	}
 	if l.override != nil {
 		if o := l.override(c.Key, plan); o != nil {
 			plan = o
 		}
 	}
-	d.plan, d.cost = plan, c.Cost
 	if len(plan.rules) == 0 {
+		d.plan, d.cost = plan, c.Cost
 		d.Allowed, d.Source = true, FromPlan
-		return d, nil
+		return nil
 	}
-	decider, err := l.bind(plan)
-	if err != nil {
-		return Decision{}, err
+	var decider Decider
+	if b := plan.bound.Load(); b != nil && b.limiter == l {
+		decider = b.decider
+	} else if decider, err = l.bind(plan); err != nil {
+		return err
 	}
+	var spans *Spans
 	if plan.periods != 0 {
-		d.spans = l.spans(plan, c.Anchor)
+		spans = l.spans(plan, c.Anchor)
 	}
-	d.out, err = decider.Decide(ctx, Request{Key: c.Key, Cost: c.Cost, Op: op, Spans: d.spans})
-	if err == nil && d.out.Stale {
-		err = l.freshen(ctx, decider, op, c, &d)
+	d.out, d.used, err = decider.Decide(ctx, Request{Key: c.Key, Cost: c.Cost, Op: op, Spans: spans})
+	if err == nil && d.out.Stale() {
+		spans, err = l.freshen(ctx, decider, op, c, plan, d)
 	}
 	if err != nil {
-		return Decision{}, err
+		*d = Decision{}
+		return err
+	}
+	d.plan, d.cost, d.spans = plan, c.Cost, spans
+	if d.Source = d.out.source(); d.Source != FromStore {
+		if alone, ok := decider.(*guarded); ok {
+			d.plan, d.asked = alone.plan, plan
+		}
 	}
 	d.conclude()
 	if l.events != nil && op == Take {
-		l.events.hear(ctx, l.name, c.Key, &d)
+		l.events.hear(ctx, l.name, c.Key, d)
 	}
-	return d, nil
+	return nil
 }
 
 func invalid(c *Call) error {
@@ -198,18 +212,18 @@ func (l *Limiter) spans(p *Plan, anchor time.Time) *Spans {
 // freshen asks again with the spans of the store's own clock. A second refusal
 // means that a border passed in between; the third would take a border in two
 // successive round trips, which a day's length excludes.
-func (l *Limiter) freshen(ctx context.Context, decider Decider, op Op, c *Call, d *Decision) (err error) {
+func (l *Limiter) freshen(ctx context.Context, decider Decider, op Op, c *Call, plan *Plan, d *Decision) (spans *Spans, err error) {
 	for range 3 {
-		d.spans = d.plan.spansAt(d.out.Now, c.Anchor)
-		if d.plan.anchors == 0 || c.Anchor.IsZero() {
-			d.plan.spans.Store(d.spans)
+		spans = plan.spansAt(d.out.Now, c.Anchor)
+		if plan.anchors == 0 || c.Anchor.IsZero() {
+			plan.spans.Store(spans)
 		}
-		d.out, err = decider.Decide(ctx, Request{Key: c.Key, Cost: c.Cost, Op: op, Spans: d.spans})
-		if err != nil || !d.out.Stale {
-			return err
+		d.out, d.used, err = decider.Decide(ctx, Request{Key: c.Key, Cost: c.Cost, Op: op, Spans: spans})
+		if err != nil || !d.out.Stale() {
+			return spans, err
 		}
 	}
-	return fmt.Errorf("%w: its clock refuses every period", ErrUnavailable)
+	return nil, fmt.Errorf("%w: its clock refuses every period", ErrUnavailable)
 }
 
 // Refund gives back what an allowed decision charged: the handler failed, the
@@ -234,7 +248,7 @@ func (l *Limiter) adjust(ctx context.Context, key string, d *Decision, cost int6
 	if err != nil {
 		return err
 	}
-	_, err = decider.Decide(ctx, Request{Key: key, Cost: cost, Op: Adjust, Local: d.Source != FromStore, Spans: d.spans})
+	_, _, err = decider.Decide(ctx, Request{Key: key, Cost: cost, Op: Adjust, Local: d.Source != FromStore, Spans: d.spans})
 	return err
 }
 

@@ -239,7 +239,7 @@ func (s *Store) ReplayEvents(ctx context.Context, ids []string, now time.Time) (
 	}
 	n := 0
 	for _, id := range ids {
-		if e := s.events[id]; e != nil && e.Status != billing.EventPending {
+		if e := s.events[id]; e != nil && e.Status != billing.EventPending && len(e.Body) > 0 {
 			e.Status, e.Attempts, e.Next, e.LastError = billing.EventPending, 0, now, ""
 			n++
 		}
@@ -331,12 +331,63 @@ func (s *Store) Prune(ctx context.Context, before time.Time, limit int) (int, er
 	for _, id := range slices.Sorted(maps.Keys(s.notices)) {
 		n := s.notices[id]
 		if emptied < limit && !n.empty && !n.Delivered.IsZero() && n.Delivered.Before(before) {
-			s.byWho[n.Account] = slices.DeleteFunc(s.byWho[n.Account], func(m *notice) bool { return m == n })
-			*n = notice{Delivery: billing.Delivery{Notice: billing.Notice{ID: id}}, sequence: n.sequence, empty: true}
+			s.empty(n)
 			emptied++
 		}
 	}
 	return events + emptied, nil
+}
+
+// empty leaves the ID of a notice.
+func (s *Store) empty(n *notice) {
+	s.byWho[n.Account] = slices.DeleteFunc(s.byWho[n.Account], func(m *notice) bool { return m == n })
+	*n = notice{Delivery: billing.Delivery{Notice: billing.Notice{ID: n.ID}}, sequence: n.sequence, empty: true}
+}
+
+// Detach implements billing.Store.
+func (s *Store) Detach(ctx context.Context, account string, as billing.Account) error {
+	as = as.Clone()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	old, ok := s.accounts[account]
+	if !ok || old.Version != as.Version {
+		return fmt.Errorf("billingmem: account is at version %d, not %d: %w", old.Version, as.Version, billing.ErrConflict)
+	}
+	delete(s.accounts, account)
+	delete(s.owners, old.CustomerID)
+	if as.CustomerID != "" {
+		s.owners[as.CustomerID] = as.ID
+	}
+	as.Version++
+	s.accounts[as.ID] = as
+	return nil
+}
+
+// Scrub implements billing.Store.
+func (s *Store) Scrub(ctx context.Context, account, customerID string, limit int) (events, notices int, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return 0, 0, err
+	}
+	for _, e := range s.events {
+		if events < limit && customerID != "" && e.CustomerID == customerID && e.Status != billing.EventPending && len(e.Body) > 0 {
+			e.Body, e.Account = []byte{}, ""
+			events++
+		}
+	}
+	of := slices.Clone(s.byWho[account])
+	for _, n := range of[:min(len(of), limit)] {
+		s.empty(n)
+		notices++
+	}
+	if len(s.byWho[account]) == 0 {
+		delete(s.byWho, account)
+	}
+	return events, notices, nil
 }
 
 // Cursor implements billing.Store.

@@ -1,6 +1,7 @@
 package billingstripe
 
 import (
+	"fmt"
 	"math/big"
 	"strings"
 
@@ -70,4 +71,14 @@ func plain(rat *big.Rat) string {
 	const decimals = 20 // Stripe has at most 12
 	text := rat.FloatString(decimals)
 	return strings.TrimSuffix(strings.TrimRight(text, "0"), ".")
+}
+
+// toStripe returns an amount as Stripe's API counts it.
+func toStripe(m billing.Money) (int64, error) {
+	rat := new(big.Rat).SetInt64(m.Amount)
+	rat.Quo(rat, scale(m.Currency))
+	if !rat.IsInt() || !rat.Num().IsInt64() {
+		return 0, fmt.Errorf("%w: Stripe takes no %s: it counts %s in another unit", billing.ErrMoney, m, m.Currency)
+	}
+	return rat.Num().Int64(), nil
 }

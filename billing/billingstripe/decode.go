@@ -295,7 +295,8 @@ func sum(n node, currency string) int64 {
 func decodeLines(list []node, currency string) []billing.InvoiceLine {
 	var lines []billing.InvoiceLine
 	for _, n := range list {
-		parent := n.at("parent", "subscription_item_details").or(n.at("parent", "invoice_item_details"))
+		parent := n.at("parent")
+		parent = parent.at(parent.at("type").text()) // subscription_item_details or invoice_item_details
 		quantity, _ := decodeQuantity(n)
 		line := billing.InvoiceLine{
 			ID:             n.at("id").text(),

@@ -2,10 +2,14 @@ package billingstripe_test
 
 import (
 	"bufio"
+	"bytes"
+	"encoding/json"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -68,9 +72,14 @@ type recorder struct {
 	mu       sync.Mutex
 	statuses map[string]int // of "POST /v1/customers"
 	versions map[string]bool
+	lists    map[string]object // answers to give instead of the mock's, by path
 }
 
 func (r *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
+	if list := r.lists[req.URL.Path]; list != nil && req.Method == http.MethodGet {
+		body, err := json.Marshal(list)
+		return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(body)), Request: req}, err
+	}
 	resp, err := http.DefaultTransport.RoundTrip(req)
 	if err == nil {
 		r.mu.Lock()
@@ -103,6 +112,7 @@ func TestRequestsAreStripes(t *testing.T) {
 			})
 			require.NoError(t, err)
 			callEverything(t, g)
+			applyEverything(t, g, seen)
 			for call, status := range seen.statuses {
 				assert.Equal(t, http.StatusOK, status, call)
 			}
@@ -191,4 +201,35 @@ func callEverything(t *testing.T, g *billingstripe.Gateway) {
 	require.NoError(t, err)
 	_, _, err = g.Events(ctx, time.Now().Add(-24*time.Hour), "evt_1")
 	require.NoError(t, err)
+}
+
+// applyEverything changes a catalogue that the mock, which keeps nothing, is
+// made to have.
+func applyEverything(t *testing.T, g *billingstripe.Gateway, seen *recorder) {
+	t.Helper()
+	apply(t, g, before(t)) // the mock has nothing: all is created
+	price := func(id, key string, amount int64, owner string) object {
+		o := render.price(billing.Price{
+			ID: id, LookupKey: key, ProductID: "prod_1", Active: true, Interval: billing.Month, IntervalCount: 1,
+			UnitAmount: billing.Money{Amount: amount, Currency: "USD"}, UnitAmountDecimal: strconv.FormatInt(amount, 10),
+		})
+		if owner != "" {
+			o["metadata"] = object{billing.MetadataPlan: owner}
+		}
+		return o
+	}
+	seen.lists = map[string]object{
+		"/v1/products": render.list([]any{
+			object{"id": "prod_1", "object": "product", "name": "Old", "active": true, "default_price": "price_1", "metadata": object{}},
+			object{"id": "prod_2", "object": "product", "name": "Gone", "active": true, "metadata": object{billing.MetadataPlan: "gone"}},
+		}),
+		"/v1/prices": render.list([]any{price("price_1", "pro_month_usd", 500, ""), price("price_2", "old", 5, "pro")}),
+	}
+	diff := apply(t, g, catalogOf(t, billing.Plan{ID: "pro", Name: "Pro", Description: "For one", Prices: []billing.PlanPrice{monthly(999, "USD")}}))
+	assert.Contains(t, steps(diff), "~ product pro name description plan")
+	assert.Contains(t, steps(diff), "~ price pro_month_usd plan")
+	assert.Contains(t, steps(diff), "± price pro_month_usd amount")
+	assert.Contains(t, steps(diff), "~ product prod_1 default-price")
+	assert.Contains(t, steps(diff), "- product gone active")
+	seen.lists = nil
 }

@@ -13,7 +13,8 @@ import (
 	"github.com/kolekt/commerce/billing"
 )
 
-// Prices returns the active prices with these lookup keys; see billing.Gateway.
+// Prices returns the active prices with these lookup keys, in their order; see
+// billing.Gateway.
 func (g *Gateway) Prices(ctx context.Context, lookupKeys []string) ([]billing.Price, error) {
 	const op = "list prices"
 	const maxKeys = 10 // of one request
@@ -36,6 +37,9 @@ func (g *Gateway) Prices(ctx context.Context, lookupKeys []string) ([]billing.Pr
 			}
 		}
 	}
+	slices.SortStableFunc(prices, func(a, b billing.Price) int {
+		return slices.Index(lookupKeys, a.LookupKey) - slices.Index(lookupKeys, b.LookupKey)
+	})
 	return prices, nil
 }
 

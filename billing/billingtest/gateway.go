@@ -31,6 +31,8 @@ type Gateway struct {
 	customers map[string]*billing.Customer
 	subs      map[string]*billing.Subscription
 	invoices  map[string]*billing.Invoice
+	subsOf    map[string][]*billing.Subscription // by customer, the oldest first
+	bills     map[string][]*billing.Invoice
 	checkouts map[string]*session
 	events    []billing.Event
 	answers   map[string]answer // by idempotency key
@@ -66,7 +68,7 @@ func NewGateway(catalog *billing.Catalog, now func() time.Time) *Gateway {
 	}
 	g := &Gateway{
 		now: now, prices: map[string]billing.Price{}, customers: map[string]*billing.Customer{}, subs: map[string]*billing.Subscription{},
-		invoices: map[string]*billing.Invoice{}, checkouts: map[string]*session{}, answers: map[string]answer{}, calls: map[string]int{},
+		invoices: map[string]*billing.Invoice{}, subsOf: map[string][]*billing.Subscription{}, bills: map[string][]*billing.Invoice{}, checkouts: map[string]*session{}, answers: map[string]answer{}, calls: map[string]int{},
 	}
 	for _, plan := range catalog.Plans() {
 		for _, p := range plan.Prices {
@@ -111,8 +113,7 @@ func (g *Gateway) Calls(op string) int {
 	return g.calls[op]
 }
 
-// Customers, Subscriptions and Invoices return the provider's truth, in the
-// order in which they were made.
+// Customers returns every customer, the oldest first.
 func (g *Gateway) Customers() []billing.Customer { return list(g, g.customers) }
 
 // Subscriptions returns every subscription, the oldest first.
@@ -203,7 +204,7 @@ func (g *Gateway) Decode(body []byte) (billing.Event, error) {
 // id returns an identifier that sorts by the time of its making.
 func (g *Gateway) id(prefix string) string {
 	g.sequence++
-	return fmt.Sprintf("%s_%06d", prefix, g.sequence)
+	return fmt.Sprintf("%s_%09d", prefix, g.sequence)
 }
 
 func (g *Gateway) stamp() time.Time { return g.now().UTC().Truncate(time.Second) }
@@ -341,20 +342,18 @@ func (g *Gateway) State(ctx context.Context, customerID string) (billing.State, 
 		return billing.State{}, missing("State", "customer", customerID)
 	}
 	st := billing.State{Customer: *c, Invoices: g.invoicesOf(customerID)}
-	for _, id := range slices.Backward(slices.Sorted(maps.Keys(g.subs))) {
-		if s := g.subs[id]; s.CustomerID == customerID {
-			st.Subscriptions = append(st.Subscriptions, *s)
-		}
+	for _, s := range slices.Backward(g.subsOf[customerID]) {
+		st.Subscriptions = append(st.Subscriptions, *s)
 	}
-	return clone(st), nil
+	copied := billing.Account{Subscriptions: st.Subscriptions, Invoices: st.Invoices}.Clone()
+	st.Customer, st.Subscriptions, st.Invoices = clone(*c), copied.Subscriptions, copied.Invoices
+	return st, nil
 }
 
 func (g *Gateway) invoicesOf(customerID string) []billing.Invoice {
 	var all []billing.Invoice
-	for _, id := range slices.Backward(slices.Sorted(maps.Keys(g.invoices))) {
-		if inv := g.invoices[id]; inv.CustomerID == customerID {
-			all = append(all, *inv)
-		}
+	for _, inv := range slices.Backward(g.bills[customerID]) {
+		all = append(all, *inv)
 	}
 	return all
 }
@@ -418,6 +417,7 @@ func (g *Gateway) subscribe(op, customerID, account string, items []billing.Line
 		setPeriod(s, next(s, now))
 	}
 	g.subs[s.ID] = s
+	g.subsOf[customerID] = append(g.subsOf[customerID], s)
 	inv := g.invoice(s, reason, total, currency)
 	s.LatestInvoiceID = inv.ID
 	if total == 0 {
@@ -441,6 +441,7 @@ func (g *Gateway) invoice(s *billing.Subscription, reason string, total int64, c
 		})
 	}
 	g.invoices[inv.ID] = inv
+	g.bills[s.CustomerID] = append(g.bills[s.CustomerID], inv)
 	return inv
 }
 

@@ -355,7 +355,7 @@ func (s *Simulator) deleteProduct(c *call) (any, error) {
 	if prices := all(s, kindPrice, func(p *price) bool { return p.product == prod.id }); len(prices) > 0 {
 		return nil, badRequest("", "id", "This product cannot be deleted because it has one or more user-created prices.")
 	}
-	snapshot := s.plain(prod)
+	snapshot := s.snapshot(prod)
 	prod.deleted = true
 	s.record("product.deleted", snapshot, nil, "")
 	return prod, nil

@@ -28,8 +28,7 @@ type session struct {
 	trialDays                              int64
 	subtotal, discounted, total            int64
 	payerEmail, payerName                  string
-	pendingCard                            string // the card whose payment waits for 3-D Secure
-	invoiceMetadata                        map[string]string
+	payer                                  *payer // whose payment waits for 3-D Secure
 }
 
 func (x *session) render(s *Simulator) object {
@@ -339,7 +338,7 @@ func (s *Simulator) completeSession(x *session, in payer, authenticated bool) (n
 			x.paymentStatus = "no_payment_required"
 		}
 	}
-	x.status, x.pendingCard = "complete", ""
+	x.status, x.payer = "complete", nil
 	s.emit("checkout.session.completed", x)
 	return nil, false, nil
 }

@@ -159,7 +159,7 @@ func (s *Simulator) updateCustomer(c *call) (any, error) {
 			return nil, badRequest("", "invoice_settings[default_payment_method]", "The customer does not have a payment method with the ID %s. The payment method must be attached to the customer.", pm.id)
 		}
 	}
-	before := s.plain(cust)
+	before := s.snapshot(cust)
 	if err := s.setCustomer(cust, c.form); err != nil {
 		return nil, err
 	}
@@ -207,7 +207,7 @@ func (s *Simulator) deleteCustomer(c *call) (any, error) {
 	for _, pm := range all(s, kindPaymentMethod, func(x *paymentMethod) bool { return x.customer == cust.id }) {
 		pm.customer, pm.detached = "", true
 	}
-	snapshot := s.plain(cust)
+	snapshot := s.snapshot(cust)
 	cust.deleted = true
 	s.record("customer.deleted", snapshot, nil, cust.clock)
 	return cust, nil
@@ -351,7 +351,7 @@ func (s *Simulator) createBalance(c *call) (any, error) {
 	if cust.currency != "" && cust.currency != currency {
 		return nil, badRequest("", "currency", "You cannot combine currencies on a single customer. This customer has %s.", cust.currency)
 	}
-	before := s.plain(cust)
+	before := s.snapshot(cust)
 	b := s.adjustBalance(cust, c.form.int("amount"), currency, "adjustment", "", "")
 	b.description, b.metadata = c.form.str("description"), c.form.merge("metadata", nil)
 	s.emitChange("customer.updated", cust, before)

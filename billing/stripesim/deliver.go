@@ -108,7 +108,7 @@ func (s *Simulator) addEndpoint(e Endpoint) (*endpoint, error) {
 		e.URL = "http://in-process.invalid/webhook"
 	}
 	if e.APIVersion != "" && versionRank(e.APIVersion) < 0 {
-		return nil, invalid("Endpoint.APIVersion %q is not one of %s", e.APIVersion, strings.Join(Versions, ", "))
+		return nil, invalid("Endpoint.APIVersion %q is not one of %s", e.APIVersion, strings.Join(Versions(), ", "))
 	}
 	if e.Secret == "" {
 		e.Secret = s.newID("whsec_")
@@ -171,21 +171,13 @@ func (e *endpoint) wake(d *delivery) {
 // eventBody renders an event for an endpoint.
 func (s *Simulator) eventBody(ev *event, e *endpoint) []byte {
 	version := cmp.Or(e.APIVersion, s.cfg.APIVersion)
-	shown := ev.render(s)
+	shown := s.eventIn(ev, version)
 	shown["pending_webhooks"] = int64(1)
-	body, err := s.presentEvent(shown, version)
+	body, err := encode(s.shown(shown, version))
 	if err != nil {
-		panic("stripesim: event " + ev.typ + " can't be rendered: " + err.Error()) // no input can lead here
+		panic("stripesim: event " + ev.typ + " can't be encoded: " + err.Error()) // plain JSON values only
 	}
 	return body
-}
-
-func (s *Simulator) presentEvent(shown object, version string) ([]byte, error) {
-	out, err := s.present(shown, version, nil, "")
-	if err != nil {
-		return nil, err
-	}
-	return encode(out)
 }
 
 // pump starts a goroutine for each endpoint that has something to deliver and

@@ -106,3 +106,7 @@ func declined(d decline) *apiError {
 func invalid(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrInvalid, fmt.Sprintf(format, args...))
 }
+
+func errNotFound(what, id string) error {
+	return fmt.Errorf("%w: no %s %q", ErrNotFound, what, clip(id))
+}

@@ -12,40 +12,67 @@ const (
 )
 
 // event is one entry of the events list. Its object is a snapshot: what the
-// object was when the event happened.
+// object was when the event happened, with the fields of all API versions.
 type event struct {
 	head
-	typ      string
-	object   object
-	previous object // of an update: the fields that changed, as they were
-	cause    cause
+	typ    string
+	object object
+	before object // of an update: the object as it was
+	cause  cause
 }
 
-func (e *event) render(*Simulator) object {
-	data := object{"object": e.object}
-	if e.previous != nil {
-		data["previous_attributes"] = e.previous
+func (e *event) render(s *Simulator) object { return s.eventIn(e, s.cfg.APIVersion) }
+
+// eventIn renders an event in an API version.
+func (s *Simulator) eventIn(e *event, version string) object {
+	data := object{"object": fixed{s.shown(e.object, version)}}
+	if e.before != nil {
+		data["previous_attributes"] = fixed{s.previous(e, version)}
 	}
-	request := object{"id": optional(e.cause.requestID), "idempotency_key": optional(e.cause.idempotencyKey)}
+	pending := int64(0)
+	for _, to := range all[*endpoint](s, kindEndpoint, nil) {
+		pending += int64(to.pending[e.id])
+	}
 	return object{
-		"id": e.id, "object": kindEvent, "api_version": Versions[0], "created": e.created, "data": data,
-		"livemode": false, "pending_webhooks": e.pending(), "request": request, "type": e.typ,
+		"id": e.id, "object": kindEvent, "api_version": version, "created": e.created, "data": data, "livemode": false, "pending_webhooks": pending,
+		"request": object{"id": optional(e.cause.requestID), "idempotency_key": optional(e.cause.idempotencyKey)}, "type": e.typ,
 	}
 }
 
-func (e *event) pending() int64 { return 0 }
+// previous returns the fields that an update changed, as they were.
+func (s *Simulator) previous(e *event, version string) object {
+	after, before := s.shown(e.object, version), s.shown(e.before, version)
+	out := object{}
+	for name, value := range before {
+		if !reflect.DeepEqual(value, after[name]) {
+			out[name] = value
+		}
+	}
+	for name := range after {
+		if _, had := before[name]; !had {
+			out[name] = nil
+		}
+	}
+	return out
+}
+
+// shown renders a snapshot in an API version.
+func (s *Simulator) shown(snapshot object, version string) object {
+	out, err := s.present(snapshot, version, nil, "")
+	if err != nil {
+		panic("stripesim: rendering without expansion failed: " + err.Error()) // no input can lead here
+	}
+	return out.(object)
+}
 
 // emit records an event and queues it for the endpoints that want it.
-func (s *Simulator) emit(typ string, of entity) *event { return s.emitDiff(typ, of, nil) }
-
-func (s *Simulator) emitDiff(typ string, of entity, previous object) *event {
-	return s.record(typ, s.plain(of), previous, of.base().clock)
+func (s *Simulator) emit(typ string, of entity) *event {
+	return s.record(typ, s.snapshot(of), nil, of.base().clock)
 }
 
-func (s *Simulator) record(typ string, snapshot, previous object, clock string) *event {
-	ev := &event{typ: typ, object: snapshot, previous: previous, cause: s.cause}
+func (s *Simulator) record(typ string, snapshot, before object, clock string) *event {
+	ev := &event{typ: typ, object: snapshot, before: before, cause: s.cause}
 	s.add(kindEvent, s.newID("evt_"), clock, ev)
-	s.events = append(s.events, ev)
 	s.enqueue(ev)
 	return ev
 }
@@ -53,28 +80,16 @@ func (s *Simulator) record(typ string, snapshot, previous object, clock string) 
 // change runs a change of an object and emits its "updated" event with the
 // fields that differ; no difference, no event.
 func (s *Simulator) change(typ string, of entity, f func()) {
-	before := s.plain(of)
+	before := s.snapshot(of)
 	f()
 	s.emitChange(typ, of, before)
 }
 
 func (s *Simulator) emitChange(typ string, of entity, before object) {
-	after := s.plain(of)
-	previous := object{}
-	for name, value := range before {
-		if !reflect.DeepEqual(value, after[name]) {
-			previous[name] = value
-		}
+	after := s.snapshot(of)
+	if !reflect.DeepEqual(before, after) {
+		s.record(typ, after, before, of.base().clock)
 	}
-	for name := range after {
-		if _, had := before[name]; !had {
-			previous[name] = nil
-		}
-	}
-	if len(previous) == 0 {
-		return
-	}
-	s.record(typ, after, previous, of.base().clock)
 }
 
 func (s *Simulator) listEvents(c *call) (any, error) {

@@ -3,7 +3,6 @@ package stripesim
 import (
 	"context"
 	"net/http"
-	"strings"
 	"time"
 )
 
@@ -58,6 +57,14 @@ func (f *Fault) ofEvents() bool {
 	return false
 }
 
+func (k FaultKind) known() bool {
+	switch k {
+	case RateLimited, ServerError, Unavailable, Reset, ResetAfter, TimeoutAfter, DropEvent, DuplicateEvent, DelayEvent, ReorderEvent:
+		return true
+	}
+	return false
+}
+
 // Inject adds faults. Each request and each event meets at most one: the
 // oldest that matches and isn't used up.
 func (s *Simulator) Inject(faults ...Fault) {
@@ -91,8 +98,7 @@ func (s *Simulator) take(ofEvents bool, what string) *Fault {
 		if f.Times == 0 || f.ofEvents() != ofEvents {
 			continue
 		}
-		prefix, open := strings.CutSuffix(f.Match, "*")
-		if f.Match != "" && f.Match != what && !(open && strings.HasPrefix(what, prefix)) {
+		if f.Match != "" && !matchType(f.Match, what) {
 			continue
 		}
 		if f.Times > 0 {

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // form is one node of a decoded request: a leaf with text, or named children.
@@ -228,6 +227,19 @@ func (f *form) hash(path string, fields ...string) any {
 		out[name] = optional(n.str(name))
 	}
 	return out
+}
+
+// canonical writes a form so that two requests with the same parameters, in
+// whatever order they were sent, have the same text.
+func (f *form) canonical(name string) string {
+	if f.leaf {
+		return strconv.Quote(name) + "=" + strconv.Quote(f.text) + ";"
+	}
+	var b strings.Builder
+	for _, key := range slices.Sorted(maps.Keys(f.kids)) {
+		b.WriteString(f.kids[key].canonical(name + "[" + key + "]"))
+	}
+	return b.String()
 }
 
 // paramSpec is the description of one accepted parameter of an endpoint.
@@ -489,11 +501,4 @@ func stamp(t int64) any {
 		return nil
 	}
 	return t
-}
-
-func unix(t time.Time) int64 {
-	if t.IsZero() {
-		return 0
-	}
-	return t.Unix()
 }

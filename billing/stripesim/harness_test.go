@@ -228,3 +228,22 @@ func (r *rig) subscribe(customer, price string, fields ...string) map[string]any
 }
 
 func (r *rig) sub(id string) map[string]any { r.t.Helper(); return r.get("/v1/subscriptions/" + id) }
+
+func trimSpaces(s string) string { return strings.TrimSpace(s) }
+
+// page visits a hosted page under the base URL's path.
+func (r *rig) page(method, path string, fields ...string) *httptest.ResponseRecorder {
+	r.t.Helper()
+	form := url.Values{}
+	for _, f := range fields {
+		name, value, _ := strings.Cut(f, "=")
+		form.Add(name, value)
+	}
+	req := httptest.NewRequest(method, "/stripe"+path, strings.NewReader(form.Encode()))
+	if method == http.MethodPost {
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	rec := httptest.NewRecorder()
+	r.h.ServeHTTP(rec, req)
+	return rec
+}

@@ -52,6 +52,32 @@ func (rt *route) match(method string, parts []string) (map[string]string, bool) 
 	return vars, true
 }
 
+// offered refuses endpoints and parameters that a later API version took
+// away.
+func (rt *route) offered(rank int, f *form) error {
+	if rank < vBasil {
+		return nil
+	}
+	switch rt.pattern {
+	case "/v1/invoices/upcoming", "/v1/invoices/upcoming/lines", "/v1/subscription_items/{id}/usage_records", "/v1/subscription_items/{id}/usage_record_summaries":
+		return &apiError{
+			status: http.StatusNotFound, kind: "invalid_request_error",
+			message: "Unrecognized request URL (" + rt.method + ": " + rt.pattern + "). This API version doesn't have it.",
+		}
+	case "/v1/subscriptions", "/v1/subscriptions/{id}", "/v1/customers", "/v1/customers/{id}":
+		for _, name := range []string{"coupon", "promotion_code"} {
+			if f.has(name) {
+				return badRequest("parameter_unknown", name, "Received unknown parameter: %s. Use discounts in this API version.", name)
+			}
+		}
+	case "/v1/prices":
+		if rt.method == http.MethodPost && (f.has("recurring.aggregate_usage") || f.str("recurring.usage_type") == "metered" && !f.has("recurring.meter")) {
+			return badRequest("", "recurring[meter]", "A metered price needs a meter in this API version.")
+		}
+	}
+	return nil
+}
+
 // Handler returns the API under /v1/ and the hosted pages. It can be mounted
 // at the root, or under the path of Config.BaseURL, with or without
 // http.StripPrefix.
@@ -135,7 +161,7 @@ func (s *Simulator) answerTo(r *http.Request, path, version, requestID string) a
 		return fail(err)
 	}
 	if versionRank(version) < 0 {
-		return fail(badRequest("", "", "Invalid Stripe API version: %s. The simulator renders %s.", clip(version), strings.Join(Versions, ", ")))
+		return fail(badRequest("", "", "Invalid Stripe API version: %s. The simulator renders %s.", clip(version), strings.Join(Versions(), ", ")))
 	}
 	parts := strings.Split(strings.Trim(path, "/"), "/")
 	rt, vars := s.route(r.Method, parts)
@@ -162,6 +188,9 @@ func (s *Simulator) answerTo(r *http.Request, path, version, requestID string) a
 	if err != nil {
 		return fail(err)
 	}
+	if err := rt.offered(versionRank(version), f); err != nil {
+		return fail(err)
+	}
 	if err := checkForm(f, rt.specs); err != nil {
 		return fail(err)
 	}
@@ -178,7 +207,7 @@ func (s *Simulator) answerTo(r *http.Request, path, version, requestID string) a
 		return fail(badRequest("", "", "Idempotency keys can have up to 255 characters, but you passed in one with %d characters.", len(key)))
 	}
 	c.cause.idempotencyKey = key
-	return s.runOnce(r, rt, c, expand, key, path, r.URL.RawQuery+"&"+string(body))
+	return s.runOnce(r, rt, c, expand, key, path, f.canonical(""))
 }
 
 // runOnce runs a request unless its idempotency key has an answer already.
@@ -237,13 +266,16 @@ func (s *Simulator) run(r *http.Request, rt *route, c *call, expand tree) answer
 	if err == nil {
 		out, err = s.present(result, c.version, expand, "")
 	}
+	var api *apiError
+	if errors.As(err, &api) && api.with != nil {
+		api.with = s.shown(api.with, c.version)
+	}
 	s.cause = cause{}
 	s.mu.Unlock()
 	s.pump()
 	if err != nil {
 		got := failed(err, c.cause.requestID)
-		var api *apiError
-		got.save = errors.As(err, &api) && api.saved
+		got.save = api != nil && api.saved
 		return got
 	}
 	body, err := encode(out)

@@ -144,6 +144,13 @@ func (v *invoice) render(s *Simulator) object {
 		"total_discount_amounts": amounts, "total_excluding_tax": v.total, "total_tax_amounts": []any{}, "transfer_data": nil,
 		"webhooks_delivered_at": stamp(v.finalizedAt),
 	}
+	out["payments"] = lazy(func() any { return s.payments(v) })
+	out["confirmation_secret"] = lazy(func() any {
+		if p, ok := get[*intent](s, kindIntent, v.intent); ok {
+			return object{"client_secret": p.secret, "type": "payment_intent"}
+		}
+		return nil
+	})
 	switch {
 	case v.preview:
 		delete(out, "id")
@@ -160,6 +167,28 @@ func (v *invoice) render(s *Simulator) object {
 		out["invoice_pdf"] = s.link("/i/" + v.token + "/pdf")
 	}
 	return out
+}
+
+// payments is the newer form of an invoice's payment intent.
+func (s *Simulator) payments(v *invoice) object {
+	data := []any{}
+	if p, ok := get[*intent](s, kindIntent, v.intent); ok {
+		status, paidAt, paid := "open", any(nil), any(nil)
+		switch p.status {
+		case "succeeded":
+			status, paidAt, paid = "paid", v.paidAt, p.received
+		case "canceled":
+			status = "canceled"
+		}
+		data = append(data, object{
+			"id": "inpay_" + p.id[len("pi_"):], "object": "invoice_payment", "amount_paid": paid, "amount_requested": p.amount, "created": p.created,
+			"currency": p.currency, "invoice": ref{kindInvoice, v.id}, "is_default": true, "livemode": false,
+			"payment":            object{"type": "payment_intent", "payment_intent": ref{kindIntent, p.id}},
+			"status":             status,
+			"status_transitions": object{"canceled_at": stamp(p.canceledAt), "paid_at": paidAt},
+		})
+	}
+	return object{"object": "list", "data": data, "has_more": false, "url": "/v1/invoice_payments?invoice=" + v.id}
 }
 
 // sum computes an invoice's totals from its lines and discounts.
@@ -343,14 +372,14 @@ func (s *Simulator) collect(v *invoice, pm *paymentMethod, offSession bool) *dec
 	}
 	if pm == nil {
 		if pm = s.paymentMethodFor(v); pm == nil {
-			s.invoiceFailed(v, noCard)
+			s.invoiceFailed(v)
 			return &noCard
 		}
 	}
 	p := must[*intent](s, kindIntent, v.intent)
 	no := s.confirm(p, pm, offSession, false)
 	if no != nil {
-		s.invoiceFailed(v, *no)
+		s.invoiceFailed(v)
 	}
 	return no
 }
@@ -367,6 +396,7 @@ func (s *Simulator) invoicePaid(v *invoice, ch *charge) {
 		v.charge = ch.id
 		v.attempts++
 	}
+	s.setDelinquent(v, false)
 	s.emit("invoice.paid", v)
 	s.emit("invoice.payment_succeeded", v)
 	if sub, ok := get[*subscription](s, kindSubscription, v.subscription); ok {
@@ -375,26 +405,37 @@ func (s *Simulator) invoicePaid(v *invoice, ch *charge) {
 }
 
 // invoiceFailed notes an attempt that failed and plans the next one.
-func (s *Simulator) invoiceFailed(v *invoice, no decline) {
+func (s *Simulator) invoiceFailed(v *invoice) {
 	v.attempts++
 	v.attempted = true
-	sub, _ := get[*subscription](s, kindSubscription, v.subscription)
-	first := sub != nil && sub.status == "incomplete"
-	last := false
-	if v.autoAdvance && !first {
-		waits := s.cfg.Dunning.Retries
-		// A card that can't work isn't charged again; the schedule still runs.
-		if v.retries < len(waits) {
-			v.nextAttempt = s.at(v.clock) + int64(waits[v.retries]/time.Second)
-			v.retries++
-		} else {
-			v.nextAttempt, last = 0, true
-		}
-	}
+	s.setDelinquent(v, true)
+	last := s.planRetry(v)
 	s.emit("invoice.payment_failed", v)
-	if sub != nil {
+	if sub, ok := get[*subscription](s, kindSubscription, v.subscription); ok {
 		s.subscriptionUnpaid(sub, v, last)
 	}
+}
+
+// planRetry takes the next wait of the dunning schedule and reports whether
+// there is none left. A first invoice isn't retried: its subscription expires.
+func (s *Simulator) planRetry(v *invoice) (last bool) {
+	sub, ok := get[*subscription](s, kindSubscription, v.subscription)
+	if !v.autoAdvance || ok && sub.status == "incomplete" {
+		return false
+	}
+	waits := s.cfg.Dunning.Retries
+	if v.retries == len(waits) {
+		v.nextAttempt = 0
+		return true
+	}
+	v.nextAttempt = s.at(v.clock) + int64(waits[v.retries]/time.Second)
+	v.retries++
+	return false
+}
+
+func (s *Simulator) setDelinquent(v *invoice, is bool) {
+	cust := must[*customer](s, kindCustomer, v.customer)
+	s.change("customer.updated", cust, func() { cust.delinquent = is })
 }
 
 // invoiceNeedsAction tells that the customer has to authenticate a payment.
@@ -434,16 +475,19 @@ func (s *Simulator) firstAttempt(v *invoice) {
 }
 
 // retry is a later attempt of dunning. A card that failed for good isn't
-// charged again until there is another one.
+// charged again until there is another one; its schedule runs on.
 func (s *Simulator) retry(v *invoice) {
 	p := must[*intent](s, kindIntent, v.intent)
 	pm := s.paymentMethodFor(v)
-	if p.failure != nil && p.failure.hard() && pm != nil && pm.id == p.failedPM {
-		v.attempts--
-		s.invoiceFailed(v, *p.failure)
+	if p.failure == nil || !p.failure.hard() || pm == nil || pm.id != p.failedPM {
+		s.collect(v, pm, true)
 		return
 	}
-	s.collect(v, pm, true)
+	last := false
+	s.change("invoice.updated", v, func() { last = s.planRetry(v) })
+	if sub, ok := get[*subscription](s, kindSubscription, v.subscription); ok && last {
+		s.subscriptionUnpaid(sub, v, true)
+	}
 }
 
 func (s *Simulator) voidInvoice(v *invoice) {

@@ -238,7 +238,7 @@ func (s *Simulator) keepCard(p *intent, pm *paymentMethod, cust *customer) {
 // the intent, so that the client can go on with it.
 func (s *Simulator) intentError(p *intent, no decline) error {
 	e := declined(no)
-	e.with["payment_intent"] = s.plain(p)
+	e.with["payment_intent"] = entity(p)
 	e.with["charge"] = p.latestCharge
 	return e
 }
@@ -273,7 +273,7 @@ func (s *Simulator) confirmIntent(c *call) (any, error) {
 	}
 	if no := s.confirm(p, pm, f.bool("off_session"), false); no != nil {
 		if p.invoice != "" {
-			s.invoiceFailed(must[*invoice](s, kindInvoice, p.invoice), *no)
+			s.invoiceFailed(must[*invoice](s, kindInvoice, p.invoice))
 		}
 		return nil, s.intentError(p, *no)
 	}
@@ -425,7 +425,7 @@ func (s *Simulator) refund(ch *charge, amount int64, reason string) *refund {
 	r := &refund{amount: amount, currency: ch.currency, charge: ch.id, intent: ch.intent, reason: reason, status: "succeeded"}
 	s.add(kindRefund, s.newID("re_"), ch.clock, r)
 	s.emit("refund.created", r)
-	before := s.plain(ch)
+	before := s.snapshot(ch)
 	ch.refunded += amount
 	s.emitChange("charge.refunded", ch, before)
 	return r

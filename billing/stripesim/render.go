@@ -13,6 +13,10 @@ type ref struct{ kind, id string }
 // lazy is a field that is there only when the request expands it.
 type lazy func() any
 
+// fixed is a part that has been rendered already: an event keeps the version
+// in which it was made, whatever version a request asks for.
+type fixed struct{ value any }
+
 // tree is the set of paths that a request expands.
 type tree map[string]tree
 
@@ -83,6 +87,8 @@ func (s *Simulator) present(v any, version string, expand tree, path string) (an
 			return nil, nil
 		}
 		return v.id, nil
+	case fixed:
+		return v.value, nil
 	}
 	return v, nil
 }
@@ -147,11 +153,6 @@ func (s *Simulator) resolveAll(list []any) []any {
 	return out
 }
 
-// plain renders an object without any expansion, in the first version.
-func (s *Simulator) plain(e entity) object {
-	out, err := s.present(e, Versions[0], nil, "")
-	if err != nil {
-		panic("stripesim: rendering without expansion failed: " + err.Error()) // no input can lead here
-	}
-	return out.(object)
-}
+// snapshot renders an object as it is now, with the fields of all versions
+// and nothing expanded.
+func (s *Simulator) snapshot(e entity) object { return s.shown(e.render(s), "") }

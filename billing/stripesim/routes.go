@@ -3,7 +3,7 @@ package stripesim
 import "strings"
 
 // listing are the parameters that every list takes.
-const listing = " limit:int starting_after ending_before expand:list "
+const listing = " limit:int starting_after ending_before "
 
 // billingDetails are the parameters of a card's owner.
 const billingDetails = " billing_details.email billing_details.name billing_details.phone" +
@@ -30,9 +30,12 @@ func changeParams(prefix string) string {
 func newRoutes() []*route {
 	var out []*route
 	add := func(method, pattern, params string, do handler, note string) {
+		if method != "DELETE" || pattern == "/v1/subscriptions/{id}" {
+			params += " expand:list" // the other deletions return nothing to expand
+		}
 		out = append(out, &route{
 			method: method, pattern: pattern, parts: strings.Split(strings.Trim(pattern, "/"), "/"),
-			specs: parseSpecs(params + " expand:list"), do: do, note: note,
+			specs: parseSpecs(params), do: do, note: note,
 		})
 	}
 	get := func(pattern, params string, do handler, note string) { add("GET", pattern, params, do, note) }
@@ -51,10 +54,10 @@ func newRoutes() []*route {
 	get("/v1/customers/{id}/balance_transactions", listing, (*Simulator).listBalance, "")
 	get("/v1/customers/{id}/balance_transactions/{transaction}", "", (*Simulator).fetchBalance, "")
 	get("/v1/customers/{id}/payment_methods", "type:=card"+listing, (*Simulator).listPMs, "cards only")
-	get("/v1/customers/{id}/subscriptions", "created:range"+listing, (*Simulator).listSubscriptions, "")
+	get("/v1/customers/{id}/subscriptions", listing, (*Simulator).listSubscriptions, "")
 
 	productParams := "name description active:bool unit_label url statement_descriptor images:list metadata:map features[].name marketing_features[].name"
-	post("/v1/products", strings.Replace(productParams, "name", "name!", 1)+" id type:=service|~good"+
+	post("/v1/products", strings.Replace(productParams, "name", "name!", 1)+" id"+
 		" default_price_data.currency default_price_data.unit_amount:int default_price_data.unit_amount_decimal:dec"+
 		" default_price_data.tax_behavior:=exclusive|inclusive|unspecified"+
 		" default_price_data.recurring.interval:=day|week|month|year default_price_data.recurring.interval_count:int", (*Simulator).createProduct, "")
@@ -111,6 +114,19 @@ func newRoutes() []*route {
 	get("/v1/refunds/{id}", "", (*Simulator).fetchRefund, "")
 	post("/v1/refunds/{id}", "metadata:map", (*Simulator).updateRefund, "")
 
+	creditParams := "invoice! amount:int reason:=duplicate|fraudulent|order_change|product_unsatisfactory memo refund_amount:int credit_amount:int out_of_band_amount:int" +
+		" metadata:map lines[].type:=custom_line_item|invoice_line_item lines[].invoice_line_item lines[].description lines[].quantity:int lines[].amount:int lines[].unit_amount:int"
+	post("/v1/credit_notes", creditParams, (*Simulator).createCreditNote, "no tax; a discount is not split out")
+	get("/v1/credit_notes", "customer invoice"+listing, (*Simulator).listCreditNotes, "")
+	get("/v1/credit_notes/preview", creditParams, (*Simulator).previewCreditNote, "")
+	get("/v1/credit_notes/{id}", "", (*Simulator).fetchCreditNote, "")
+	post("/v1/credit_notes/{id}", "memo metadata:map", (*Simulator).updateCreditNote, "")
+	post("/v1/credit_notes/{id}/void", "", (*Simulator).voidCreditNote, "")
+	get("/v1/credit_notes/{id}/lines", listing, (*Simulator).creditLines, "")
+	get("/v1/disputes", "charge payment_intent created:range"+listing, (*Simulator).listDisputes, "made by Simulator.Dispute")
+	get("/v1/disputes/{id}", "", (*Simulator).fetchDispute, "")
+	post("/v1/disputes/{id}/close", "", (*Simulator).closeDispute, "")
+
 	post("/v1/checkout/sessions", "mode:=subscription|setup|~payment customer customer_email client_reference_id success_url cancel_url line_items[].price"+
 		" line_items[].quantity:int allow_promotion_codes:bool expires_at:time metadata:map payment_method_types:list payment_method_collection:=always|if_required"+
 		" subscription_data.metadata:map subscription_data.description subscription_data.trial_end:time subscription_data.trial_period_days:int"+
@@ -142,14 +158,14 @@ func newRoutes() []*route {
 	post("/v1/subscription_items/{id}/usage_records", "quantity!:int timestamp:time|now action:=set|increment", (*Simulator).createUsage, "")
 	get("/v1/subscription_items/{id}/usage_record_summaries", listing, (*Simulator).usageSummaries, "the current period only")
 
-	post("/v1/invoices", "customer! currency subscription description auto_advance:bool default_payment_method metadata:map"+
+	post("/v1/invoices", "customer! currency subscription description auto_advance:bool default_payment_method metadata:map"+discountParams+
 		" collection_method:=charge_automatically|~send_invoice pending_invoice_items_behavior:=include|exclude", (*Simulator).createInvoice, "")
 	get("/v1/invoices", "customer subscription status:=draft|open|paid|uncollectible|void created:range"+listing, (*Simulator).listInvoices, "no tax")
 	get("/v1/invoices/upcoming", "customer subscription coupon "+changeParams("subscription_")+discountParams, (*Simulator).upcomingInvoice, "of an existing subscription")
 	get("/v1/invoices/upcoming/lines", "customer subscription coupon "+changeParams("subscription_")+discountParams+listing, (*Simulator).upcomingLines, "")
 	post("/v1/invoices/create_preview", "customer subscription coupon "+changeParams("subscription_details.")+discountParams, (*Simulator).createPreview, "")
 	get("/v1/invoices/{id}", "", (*Simulator).fetchInvoice, "")
-	post("/v1/invoices/{id}", "description auto_advance:bool default_payment_method metadata:map", (*Simulator).updateInvoice, "")
+	post("/v1/invoices/{id}", "description auto_advance:bool default_payment_method metadata:map discounts[].discount"+discountParams, (*Simulator).updateInvoice, "")
 	del("/v1/invoices/{id}", "", (*Simulator).deleteInvoice, "")
 	get("/v1/invoices/{id}/lines", listing, (*Simulator).invoiceLines, "")
 	post("/v1/invoices/{id}/finalize", "auto_advance:bool", (*Simulator).finalizeInvoice, "")
@@ -170,7 +186,7 @@ func newRoutes() []*route {
 	post("/v1/billing/meters/{id}/reactivate", "", (*Simulator).reactivateMeter, "")
 	post("/v1/billing/meter_events", "event_name! payload!:map identifier timestamp:time", (*Simulator).createMeterEvent, "counts at once; integers only")
 
-	get("/v1/events", "type types:list created:range delivery_success:bool"+listing, (*Simulator).listEvents, "30 days, in the version of the request")
+	get("/v1/events", "type types:list created:range delivery_success:bool"+listing, (*Simulator).listEvents, "30 days, in the API version of the account")
 	get("/v1/events/{id}", "", (*Simulator).fetchEvent, "")
 	post("/v1/webhook_endpoints", "url! enabled_events!:list api_version description metadata:map", (*Simulator).createEndpoint, "")
 	get("/v1/webhook_endpoints", listing, (*Simulator).listEndpoints, "")

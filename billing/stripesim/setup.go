@@ -104,7 +104,7 @@ func (s *Simulator) createSetup(c *call) (any, error) {
 
 func (s *Simulator) setupError(p *setupIntent, no decline) error {
 	e := declined(no)
-	e.with["setup_intent"] = s.plain(p)
+	e.with["setup_intent"] = entity(p)
 	return e
 }
 

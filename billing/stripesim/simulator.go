@@ -93,6 +93,7 @@ type Simulator struct {
 	cfg    Config
 	base   *url.URL // nil without Config.BaseURL
 	routes []*route
+	hosted *hosted
 	client *http.Client
 	log    *slog.Logger
 
@@ -103,7 +104,6 @@ type Simulator struct {
 	stands  time.Time     // the clock, when it stands still
 	ahead   time.Duration // of Config.Now, when it runs
 	db      store
-	events  []*event
 	faults  []*Fault
 	saved   map[string]*savedAnswer
 	busy    map[string]bool // idempotency keys whose request is under way
@@ -131,10 +131,10 @@ func New(cfg Config) (*Simulator, error) {
 		return nil, invalid("Config.SecretKey must start with sk_test_ or rk_test_")
 	}
 	if cfg.APIVersion == "" {
-		cfg.APIVersion = Versions[0]
+		cfg.APIVersion = firstVersion
 	}
 	if versionRank(cfg.APIVersion) < 0 {
-		return nil, invalid("Config.APIVersion %q is not one of %s", cfg.APIVersion, strings.Join(Versions, ", "))
+		return nil, invalid("Config.APIVersion %q is not one of %s", cfg.APIVersion, strings.Join(Versions(), ", "))
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -201,6 +201,10 @@ func New(cfg Config) (*Simulator, error) {
 	s.rng = rand.New(rand.NewPCG(seed, 0x5717e)) //nolint:gosec // identifiers of a simulator guard nothing
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.routes = newRoutes()
+	var err error
+	if s.hosted, err = newHosted(); err != nil {
+		return nil, err
+	}
 
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -47,9 +47,10 @@ type item struct {
 
 func (it *item) render(s *Simulator) object {
 	p := must[*price](s, kindPrice, it.price)
+	sub := must[*subscription](s, kindSubscription, it.sub)
 	out := object{
 		"id": it.id, "object": kindItem, "billing_thresholds": nil, "created": it.created, "discounts": []any{}, "metadata": copyMeta(it.metadata), "plan": p.plan(),
-		"price": entity(p), "subscription": it.sub, "tax_rates": []any{},
+		"price": entity(p), "subscription": it.sub, "tax_rates": []any{}, "current_period_start": sub.periodStart, "current_period_end": sub.periodEnd,
 	}
 	if !p.metered {
 		out["quantity"] = it.quantity
@@ -86,7 +87,7 @@ func (sub *subscription) render(*Simulator) object {
 	out := object{
 		"id": sub.id, "object": kindSubscription, "application": nil, "application_fee_percent": nil,
 		"automatic_tax": object{"enabled": false, "liability": nil}, "billing_cycle_anchor": sub.anchor, "billing_cycle_anchor_config": nil,
-		"billing_thresholds": nil, "cancel_at": stamp(sub.cancelAt), "cancel_at_period_end": sub.cancelAtPeriodEnd, "canceled_at": stamp(sub.canceledAt),
+		"billing_mode": object{"type": "classic"}, "billing_thresholds": nil, "cancel_at": stamp(sub.cancelAt), "cancel_at_period_end": sub.cancelAtPeriodEnd, "canceled_at": stamp(sub.canceledAt),
 		"cancellation_details": object{"comment": optional(sub.comment), "feedback": optional(sub.feedback), "reason": optional(sub.cancelReason)},
 		"collection_method":    "charge_automatically", "created": sub.created, "currency": sub.currency, "current_period_end": sub.periodEnd,
 		"current_period_start": sub.periodStart, "customer": ref{kindCustomer, sub.customer}, "days_until_due": nil,
@@ -330,13 +331,9 @@ func (s *Simulator) subscribe(in subscribing) (*subscription, error) {
 		s.add(kindItem, s.newID("si_"), in.cust.clock, it)
 		it.metadata = emptyMeta(it.metadata)
 	}
-	for _, r := range in.discounts {
-		d, err := s.redeem(r.coupon, r.promotion, in.cust, sub)
-		if err != nil {
-			return nil, err
-		}
+	sub.discounts = s.redeemAll(in.discounts, in.cust, sub)
+	for _, d := range sub.discounts {
 		d.session = in.session
-		sub.discounts = append(sub.discounts, d)
 	}
 	for _, x := range in.extra {
 		x.subscription = sub.id
@@ -360,7 +357,7 @@ func (s *Simulator) subscribe(in subscribing) (*subscription, error) {
 		}
 		p := must[*intent](s, kindIntent, v.intent)
 		if no := s.confirm(p, pm, in.offSession, in.authenticated); no != nil {
-			s.invoiceFailed(v, *no)
+			s.invoiceFailed(v)
 		}
 	}
 	return sub, nil
@@ -472,7 +469,7 @@ func (s *Simulator) subscriptionPaid(sub *subscription, v *invoice, ch *charge) 
 	if sub.ended() {
 		return
 	}
-	before := s.plain(sub)
+	before := s.snapshot(sub)
 	switch sub.status {
 	case "incomplete":
 		if v.reason == "subscription_create" {
@@ -514,21 +511,13 @@ func (s *Simulator) subscriptionUnpaid(sub *subscription, v *invoice, last bool)
 
 // endSubscription ends a subscription now.
 func (s *Simulator) endSubscription(sub *subscription, status, reason string) {
-	now := s.at(sub.clock)
-	if sub.status == "incomplete" && status == "canceled" && reason == "" {
-		status = "canceled"
-	}
+	now, before := s.at(sub.clock), s.snapshot(sub)
 	sub.status, sub.endedAt = status, now
 	if sub.canceledAt == 0 && status == "canceled" {
 		sub.canceledAt = now
 	}
 	if reason != "" {
 		sub.cancelReason = reason
-	}
-	for _, it := range s.pendingItems(sub.customer, sub.id) {
-		if it.subscription == sub.id && it.amount < 0 {
-			continue // an earned credit stays for the customer's next invoice
-		}
 	}
 	for _, v := range all(s, kindInvoice, func(v *invoice) bool { return v.subscription == sub.id }) {
 		switch {
@@ -539,18 +528,10 @@ func (s *Simulator) endSubscription(sub *subscription, status, reason string) {
 		}
 	}
 	if status == "incomplete_expired" {
-		s.emitEnded("customer.subscription.updated", sub)
+		s.emitChange("customer.subscription.updated", sub, before)
 		return
 	}
-	s.emitEnded("customer.subscription.deleted", sub)
-}
-
-func (s *Simulator) emitEnded(typ string, sub *subscription) {
-	if typ == "customer.subscription.updated" {
-		s.emitDiff(typ, sub, object{"status": "incomplete"})
-		return
-	}
-	s.emit(typ, sub)
+	s.emit("customer.subscription.deleted", sub)
 }
 
 // subscriptionDue returns when a subscription next does something by itself.
@@ -601,7 +582,7 @@ func (s *Simulator) notice(sub *subscription) {
 	}
 	v := s.renewalInvoice(sub)
 	v.preview = true
-	snapshot := s.plain(v)
+	snapshot := s.snapshot(v)
 	s.record("invoice.upcoming", snapshot, nil, sub.clock)
 }
 
@@ -680,7 +661,7 @@ func (s *Simulator) renew(sub *subscription) {
 		s.finish(sub)
 		return
 	}
-	before := s.plain(sub)
+	before := s.snapshot(sub)
 	if sub.status == "trialing" && s.cardOf(sub) == nil {
 		switch sub.trialMissing {
 		case "cancel":
@@ -704,9 +685,19 @@ func (s *Simulator) renew(sub *subscription) {
 	v.finalizeAt = s.at(sub.clock) + draftTime
 	v = s.newInvoice(v)
 	sub.periodDiscounts = slices.Clone(v.discounts)
-	sub.discounts = slices.DeleteFunc(slices.Clone(sub.discounts), func(d *discount) bool { return d.end != 0 && d.end <= start })
+	var gone []*discount
+	sub.discounts = slices.DeleteFunc(slices.Clone(sub.discounts), func(d *discount) bool {
+		over := !d.running(start)
+		if over {
+			gone = append(gone, d)
+		}
+		return over
+	})
 	sub.latestInvoice = v.id
 	s.emitChange("customer.subscription.updated", sub, before)
+	for _, d := range gone {
+		s.emit("customer.discount.deleted", d)
+	}
 }
 
 func (s *Simulator) cardOf(sub *subscription) *paymentMethod {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/mail"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -26,14 +27,20 @@ type Config struct {
 	AdminEmail    string // ADMIN_EMAIL
 	AdminPassword string // ADMIN_PASSWORD
 
+	TrustedProxies []netip.Prefix // TRUSTED_PROXIES: networks whose X-Forwarded-For counts
+
 	StripeSecretKey     string   // STRIPE_SECRET_KEY: empty is the simulator
 	StripeWebhookSecret []string // STRIPE_WEBHOOK_SECRET, several with commas while one is rotated
+
+	StripeURL string // STRIPE_API_URL: a simulator of its own, with a test key only
 
 	SMTPServer   string // SMTP_SERVER: empty is captured mail
 	SMTPPort     int    // SMTP_PORT
 	SMTPUsername string // SMTP_USERNAME
 	SMTPPassword string // SMTP_PASSWORD
 	FromEmail    string // FROM_EMAIL
+
+	ExportDir string // EXPORT_DIR: where archives wait, shared by all instances; empty is the system's temporary folder
 }
 
 const (
@@ -66,14 +73,26 @@ func LoadConfig(getenv func(string) string) (Config, error) {
 		Host: env("HOST"), Port: number("PORT", 8000), PublicURL: strings.TrimSuffix(env("PUBLIC_URL"), "/"),
 		DatabaseURL: env("DATABASE_URL"), RedisURL: env("REDIS_URL"),
 		SecretKey: env("SECRET_KEY"), AdminEmail: env("ADMIN_EMAIL"), AdminPassword: env("ADMIN_PASSWORD"),
-		StripeSecretKey: env("STRIPE_SECRET_KEY"),
-		SMTPServer:      env("SMTP_SERVER"), SMTPPort: number("SMTP_PORT", 587), SMTPUsername: env("SMTP_USERNAME"), SMTPPassword: env("SMTP_PASSWORD"),
-		FromEmail: env("FROM_EMAIL"),
+		StripeSecretKey: env("STRIPE_SECRET_KEY"), StripeURL: strings.TrimSuffix(env("STRIPE_API_URL"), "/"),
+		SMTPServer: env("SMTP_SERVER"), SMTPPort: number("SMTP_PORT", 587), SMTPUsername: env("SMTP_USERNAME"), SMTPPassword: env("SMTP_PASSWORD"),
+		FromEmail: env("FROM_EMAIL"), ExportDir: env("EXPORT_DIR"),
 	}
 	for s := range strings.SplitSeq(env("STRIPE_WEBHOOK_SECRET"), ",") {
 		if s = strings.TrimSpace(s); s != "" {
 			c.StripeWebhookSecret = append(c.StripeWebhookSecret, s)
 		}
+	}
+
+	for p := range strings.SplitSeq(env("TRUSTED_PROXIES"), ",") {
+		if p = strings.TrimSpace(p); p == "" {
+			continue
+		}
+		network, err := netip.ParsePrefix(p)
+		if err != nil {
+			refuse("TRUSTED_PROXIES has %q: set it to networks such as 10.0.0.0/8, with commas between them", p)
+			continue
+		}
+		c.TrustedProxies = append(c.TrustedProxies, network)
 	}
 
 	live := strings.HasPrefix(c.StripeSecretKey, "sk_live_") || strings.HasPrefix(c.StripeSecretKey, "rk_live_")
@@ -116,6 +135,8 @@ func (c *Config) stripe(refuse func(string, ...any)) {
 	case c.StripeSecretKey == "":
 	case strings.HasPrefix(c.StripeSecretKey, "pk_"):
 		refuse("STRIPE_SECRET_KEY begins with pk_: that is the publishable key; take the secret one (sk_…)")
+	case c.StripeURL != "" && !c.Development:
+		refuse("STRIPE_API_URL leads away from Stripe: outside development unset it")
 	case len(c.StripeWebhookSecret) == 0:
 		refuse("STRIPE_WEBHOOK_SECRET is missing: without it anybody can forge events; take it (whsec_…) from the webhook endpoint for /api/v1/payments/webhook in Stripe's dashboard, or from: stripe listen --forward-to localhost:%d/api/v1/payments/webhook", c.Port)
 	}

@@ -50,6 +50,7 @@ func TestUnsafeMixesAreRefusedWithWhatToDo(t *testing.T) {
 		"publishable key":               {map[string]string{"STRIPE_SECRET_KEY": "pk_live_1"}, "take the secret one"},
 		"live key without a secret":     {map[string]string{"SECRET_KEY": ""}, "openssl rand -hex 32"},
 		"the secret everybody knows":    {map[string]string{"SECRET_KEY": developmentSecret}, "openssl rand -hex 32"},
+		"a Stripe of one's own":         {map[string]string{"STRIPE_API_URL": "http://localhost:12111"}, "away from Stripe"},
 		"short secret":                  {map[string]string{"SECRET_KEY": "short"}, "needs 32"},
 		"memory in production":          {map[string]string{"DATABASE_URL": ""}, "lost with the process"},
 		"captured mail in production":   {map[string]string{"SMTP_SERVER": ""}, "reaches nobody"},

@@ -100,44 +100,45 @@ func TestTableThatReachesTheSubjectThroughAnother(t *testing.T) {
 }
 
 // A page that loses a row to a concurrent update must not count as the last.
-func TestErasureIsCompleteUnderConcurrentUpdates(t *testing.T) {
+func TestErasureIsCompleteUnderAConcurrentUpdate(t *testing.T) {
 	ctx := context.Background()
 	pool := pgtest.Pool(t)
 	_, err := pool.Exec(ctx, `create table posts (id int primary key, author text, likes int);
-		insert into posts select g, 'ada', 0 from generate_series(1, 4000) g`)
+		insert into posts select g, 'ada', 0 from generate_series(1, 1000) g`)
 	require.NoError(t, err)
 	source, err := gdprpg.NewTable(pool, gdprpg.Table{Descriptor: described("posts"), Table: "posts", By: "author", Columns: []string{"id"}, Page: 100})
 	require.NoError(t, err)
-	stop, writer := make(chan struct{}), make(chan error, 1)
+	other, err := pool.Begin(ctx)
+	require.NoError(t, err)
+	_, err = other.Exec(ctx, `update posts set likes = 1 where id = 50`)
+	require.NoError(t, err)
+
+	type result struct {
+		out gdpr.Outcome
+		err error
+	}
+	first := make(chan result, 1)
 	go func() {
-		for {
-			select {
-			case <-stop:
-				writer <- nil
-				return
-			default:
-			}
-			if _, err := pool.Exec(ctx, `update posts set likes = likes + 1 where id in (select id from posts order by id limit 50)`); err != nil {
-				writer <- err
-				return
-			}
-		}
+		out, err := source.Erase(ctx, gdpr.Subject{ID: "ada"}, "")
+		first <- result{out, err}
 	}()
-	var removed int64
-	for cursor, done := "", false; !done; {
+	require.Eventually(t, func() bool {
+		var waiting bool
+		err := pool.QueryRow(ctx, `select exists (select from pg_stat_activity where wait_event_type = 'Lock' and query like '%with page as%')`).Scan(&waiting)
+		return err == nil && waiting
+	}, 30*time.Second, time.Millisecond)
+	require.NoError(t, other.Commit(ctx))
+	r := <-first
+	require.NoError(t, r.err)
+	require.False(t, r.out.Done, "99 of 100 were deleted, and 901 rows are left")
+	removed := r.out.Removed
+	for cursor, done := r.out.Next, false; !done; {
 		out, err := source.Erase(ctx, gdpr.Subject{ID: "ada"}, cursor)
-		if err != nil {
-			continue // a deadlock with the writer: the worker tries again
-		}
+		require.NoError(t, err)
 		removed += out.Removed
 		cursor, done = out.Next, out.Done
 	}
-	close(stop)
-	require.NoError(t, <-writer)
-	require.Equal(t, int64(4000), removed)
-	var left int
-	require.NoError(t, pool.QueryRow(ctx, `select count(*) from posts`).Scan(&left))
-	require.Zero(t, left)
+	require.Equal(t, int64(1000), removed)
 }
 
 func TestTableOfAnotherTypeHoldsNothingOfTheSubject(t *testing.T) {

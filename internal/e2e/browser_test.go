@@ -203,7 +203,14 @@ func (b *browser) shots(dir, name string) {
 		b.screen(v.width, v.dark)
 		wide, err := chromedp.Run(b.ctx, chromedp.Evaluate[int64]("document.documentElement.scrollWidth"))
 		require.NoError(b.t, err)
-		require.LessOrEqual(b.t, wide, v.width, "%s is wider than the window", name)
+		if wide > v.width {
+			who, err := chromedp.Run(b.ctx, chromedp.Evaluate[string](`[...document.querySelectorAll("*")].filter(e => e.getBoundingClientRect().right > 361 && !e.closest(".scroll")).map(e => e.tagName + "." + e.className).join(" ")`))
+			require.NoError(b.t, err)
+			b.t.Fatalf("%s is %d wide in a window of %d: %s", name, wide, v.width, who)
+		}
+		if v.width == 1280 || !v.dark {
+			b.accessible(name + "-" + v.suffix)
+		}
 		beyond := true
 		size, err := chromedp.Call(b.ctx, page.GetLayoutMetrics, struct{}{})
 		require.NoError(b.t, err)

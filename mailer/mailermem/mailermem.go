@@ -127,22 +127,21 @@ func (s *Store) enqueue(e mailer.Enqueue) mailer.Receipt {
 	}
 	m.State, m.Attempts = mailer.Pending, 0
 	status := mailer.Queued
-	switch {
+	switch old := s.pendingInGroup(e); {
 	case s.suppressed(m):
 		status, m.State, m.Reason, m.FinishedAt = mailer.Suppressed, mailer.Dropped, mailer.ReasonSuppressed, m.CreatedAt
+	case old != nil:
+		s.supersede(e)
+		// The earlier key stays used: it was answered with this ID.
+		old.earlier = append(old.earlier, string(old.KeyHash))
+		s.byKey[string(m.KeyHash)] = old.ID
+		m.ID, m.RunAt, m.CreatedAt = old.ID, old.RunAt, old.CreatedAt
+		old.Mail = m
+		return mailer.Receipt{ID: m.ID, Status: mailer.Coalesced}
 	case e.CapCount > 0 && s.count(m, e.CapSince) >= e.CapCount:
 		status, m.State, m.Reason, m.FinishedAt = mailer.Capped, mailer.Dropped, mailer.ReasonCapped, m.CreatedAt
-	}
-	if status == mailer.Queued {
+	default:
 		s.supersede(e)
-		if old := s.pendingInGroup(e); old != nil {
-			// The earlier key stays used: it was answered with this ID.
-			old.earlier = append(old.earlier, string(old.KeyHash))
-			s.byKey[string(m.KeyHash)] = old.ID
-			m.ID, m.RunAt, m.CreatedAt = old.ID, old.RunAt, old.CreatedAt
-			old.Mail = m
-			return mailer.Receipt{ID: m.ID, Status: mailer.Coalesced}
-		}
 	}
 	s.mails[m.ID] = &record{Mail: m, group: e.Group}
 	s.byKey[string(m.KeyHash)] = m.ID
@@ -170,9 +169,6 @@ func (s *Store) count(m mailer.Mail, since time.Time) int {
 }
 
 func (s *Store) supersede(e mailer.Enqueue) {
-	if e.Mail.Account == "" {
-		return
-	}
 	for _, r := range s.mails {
 		if r.State == mailer.Pending && r.Account == e.Mail.Account && slices.Contains(e.Supersedes, r.Kind) &&
 			(e.Mail.Topic == "" || r.Topic == e.Mail.Topic) {
@@ -552,8 +548,15 @@ func (s *Store) PurgeKeys(ctx context.Context, before time.Time, limit int) (int
 		kept = append(kept, id)
 	}
 	s.order = kept
-	s.dropEvents(func(_ int, e mailer.Stored) bool { return e.At.Before(before) })
-	return n, nil
+	old := 0
+	dropped := s.dropEvents(func(_ int, e mailer.Stored) bool {
+		if !e.At.Before(before) || old == limit {
+			return false
+		}
+		old++
+		return true
+	})
+	return max(n, dropped), nil
 }
 
 // Export implements mailer.Store.

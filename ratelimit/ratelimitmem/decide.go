@@ -3,6 +3,7 @@ package ratelimitmem
 import (
 	"context"
 	"hash/maphash"
+	"sync/atomic"
 
 	"github.com/kolekt/commerce/ratelimit"
 )
@@ -15,41 +16,37 @@ type decider struct {
 	words   int // that an entry must have
 	shadow  uint8
 	periods bool
+	bucket  bool // the only window, in the first word, is a bucket that refuses
 	rules   [ratelimit.MaxWindows]rule
 }
 
 // Decide implements ratelimit.Decider. It waits for nothing that the context
 // could end.
-func (d *decider) Decide(_ context.Context, req ratelimit.Request) (out ratelimit.Outcome, err error) {
+func (d *decider) Decide(_ context.Context, req ratelimit.Request) (out ratelimit.Outcome, used ratelimit.Used, err error) {
 	now := d.clock.now()
 	out.Now = now
 	if d.periods && req.Op != ratelimit.Adjust && d.stale(req.Spans, now) {
-		out.Stale = true
-		return out, nil
+		out.SetStale()
+		return out, used, nil
 	}
 	h := hash(d.seed, req.Key)
 	sh := &d.scope.shards[h%shards]
 	for {
 		t := sh.table.Load()
-		if t.words() < d.words {
-			sh.widen(d.scope, d.words, now)
-			continue
-		}
 		words, _ := t.find(h)
-		if words == nil {
-			if req.Op == ratelimit.Peek || req.Cost < 0 {
+		if len(words) < d.words {
+			if h = d.miss(sh, t, h, &req, now, words == nil); h == 0 {
 				// Nothing is known and nothing will be: answer from a blank.
 				var blank [maxWords]uint64
-				e := entry{words: blank[:]}
-				d.apply(&e, &req, now, &out)
-				return out, nil
-			}
-			if !sh.insert(d.scope, h, now, false) {
-				// The common entry of the part; its hash keeps the shard.
-				h = h%shards | 1<<63
-				sh.insert(d.scope, h, now, true)
+				d.apply(&entry{words: blank[:]}, &req, now, &out, &used)
+				return out, used, nil
 			}
 			continue
+		}
+		if d.bucket && req.Op != ratelimit.Adjust {
+			if d.swap(&words[0], &req, now, &out, &used) {
+				return out, used, nil
+			}
 		}
 		first, ok := lock(words)
 		if !ok {
@@ -57,10 +54,56 @@ func (d *decider) Decide(_ context.Context, req ratelimit.Request) (out ratelimi
 			continue
 		}
 		e := entry{words: words, first: first}
-		d.apply(&e, &req, now, &out)
+		d.apply(&e, &req, now, &out, &used)
 		unlock(words, e.first)
-		return out, nil
+		return out, used, nil
 	}
+}
+
+// miss makes room for an entry that was not found or is too narrow, and
+// returns the hash to look for; 0 when it isn't worth an entry.
+func (d *decider) miss(sh *shard, t *table, h uint64, req *ratelimit.Request, now int64, absent bool) uint64 {
+	if t.words() < d.words {
+		sh.widen(d.scope, d.words, now)
+		return h
+	}
+	if !absent {
+		return h
+	}
+	if req.Op == ratelimit.Peek || req.Cost < 0 {
+		return 0
+	}
+	if !sh.insert(d.scope, h, now, false) {
+		// The common entry of the part; its hash keeps the shard.
+		h = h%shards | 1<<63
+		sh.insert(d.scope, h, now, true)
+	}
+	return h
+}
+
+// swap decides about a plan of one bucket without taking the lock: the state is
+// one word, so that a compare and swap is the whole step. It reports false,
+// having done nothing, when somebody else was at the entry or the clock has
+// stepped back.
+func (d *decider) swap(word *uint64, req *ratelimit.Request, now int64, out *ratelimit.Outcome, levels *ratelimit.Used) bool {
+	r := &d.rules[0]
+	w := atomic.LoadUint64(word)
+	used := max(int64(w>>1)-now, 0)
+	if w&locked != 0 || used > 2*r.burst {
+		return false
+	}
+	if req.Cost > r.limit {
+		out.SetOver(0, false, ratelimit.WaitForever)
+	} else if after := used + req.Cost*r.interval; after > r.burst {
+		out.SetOver(0, false, after-r.burst)
+	} else if req.Op == ratelimit.Take {
+		if !atomic.CompareAndSwapUint64(word, w, uint64(now+after)<<1) {
+			return false
+		}
+		used = after
+	}
+	levels.Set(0, used)
+	return true
 }
 
 func (d *decider) stale(spans *ratelimit.Spans, now int64) bool {
@@ -74,25 +117,27 @@ func (d *decider) stale(spans *ratelimit.Spans, now int64) bool {
 
 // apply performs a request on an entry that the caller has to itself: first
 // every window is asked, then all or none are charged.
-func (d *decider) apply(e *entry, req *ratelimit.Request, now int64, out *ratelimit.Outcome) {
+func (d *decider) apply(e *entry, req *ratelimit.Request, now int64, out *ratelimit.Outcome, levels *ratelimit.Used) {
 	if req.Op == ratelimit.Adjust {
-		d.adjust(e, req, now, out)
+		d.adjust(e, req, now, levels)
 		return
 	}
 	cost := req.Cost
+	var used [ratelimit.MaxWindows]int64
+	over := uint8(0)
 	for i := range d.rules[:d.n] {
-		r, level := &d.rules[i], &out.Levels[i]
+		r := &d.rules[i]
 		wait := int64(0)
 		switch r.kind {
 		case ratelimit.Bucket:
-			instant := max(int64(e.get(r.offset)), now)
-			if last := now + 2*r.burst; instant > last {
-				instant = last
-				e.set(r.offset, uint64(last))
+			debt := max(int64(e.get(r.offset))-now, 0)
+			if debt > 2*r.burst {
+				debt = 2 * r.burst
+				e.set(r.offset, uint64(now+debt))
 			}
-			level.Used = instant - now
+			used[i] = debt
 			if cost <= r.limit {
-				wait = level.Used + cost*r.interval - r.burst
+				wait = debt + cost*r.interval - r.burst
 			}
 		case ratelimit.Period:
 			count, end := unpackPeriod(e.get(r.offset))
@@ -101,9 +146,9 @@ func (d *decider) apply(e *entry, req *ratelimit.Request, now int64, out *rateli
 				e.set(r.offset, packPeriod(count, to))
 			}
 			if end > now {
-				level.Used = count
+				used[i] = count
 			}
-			if level.Used+cost > r.limit {
+			if used[i]+cost > r.limit {
 				wait = to - now
 			}
 		case ratelimit.Rolling:
@@ -111,69 +156,68 @@ func (d *decider) apply(e *entry, req *ratelimit.Request, now int64, out *rateli
 			if c.advance(now / r.interval) {
 				c.pack(e, r.offset)
 			}
-			level.Used = c.sum()
-			if over := level.Used + cost - r.limit; over > 0 {
-				wait = c.wait(over, r.interval, now)
+			used[i] = c.sum()
+			if need := used[i] + cost - r.limit; need > 0 {
+				wait = c.wait(need, r.interval, now)
 			}
 		}
 		if cost > r.limit {
 			wait = ratelimit.WaitForever
 		}
 		if wait > 0 {
-			level.Wait = wait
-			out.Over |= 1 << i
+			out.SetOver(i, d.shadow&(1<<i) != 0, wait)
+			over |= 1 << i
 		}
 	}
-	if req.Op == ratelimit.Peek || out.Over&^d.shadow != 0 {
-		return
-	}
+	charge := req.Op == ratelimit.Take && over&^d.shadow == 0
 	for i := range d.rules[:d.n] {
-		if out.Over&(1<<i) != 0 {
-			continue
+		if charge && over&(1<<i) == 0 {
+			r := &d.rules[i]
+			switch r.kind {
+			case ratelimit.Bucket:
+				used[i] += cost * r.interval
+				e.set(r.offset, uint64(now+used[i]))
+			case ratelimit.Period:
+				used[i] += cost
+				e.set(r.offset, packPeriod(used[i], req.Spans[i].To))
+			case ratelimit.Rolling:
+				c := unpackRolling(e, r.offset)
+				c.advance(now / r.interval)
+				c.charge(cost)
+				c.pack(e, r.offset)
+				used[i] += cost
+			}
 		}
-		r, level := &d.rules[i], &out.Levels[i]
-		switch r.kind {
-		case ratelimit.Bucket:
-			level.Used += cost * r.interval
-			e.set(r.offset, uint64(now+level.Used))
-		case ratelimit.Period:
-			level.Used += cost
-			e.set(r.offset, packPeriod(level.Used, req.Spans[i].To))
-		case ratelimit.Rolling:
-			c := unpackRolling(e, r.offset)
-			c.advance(now / r.interval)
-			c.charge(cost)
-			c.pack(e, r.offset)
-			level.Used += cost
-		}
+		levels.Set(i, used[i])
 	}
 }
 
-func (d *decider) adjust(e *entry, req *ratelimit.Request, now int64, out *ratelimit.Outcome) {
+func (d *decider) adjust(e *entry, req *ratelimit.Request, now int64, levels *ratelimit.Used) {
 	for i := range d.rules[:d.n] {
-		r, level := &d.rules[i], &out.Levels[i]
+		r := &d.rules[i]
+		used := int64(0)
 		switch r.kind {
 		case ratelimit.Bucket:
 			cost := min(max(req.Cost, -2*r.limit), 2*r.limit)
 			debt := min(max(int64(e.get(r.offset))-now, 0), 2*r.burst)
-			level.Used = min(max(debt+cost*r.interval, 0), 2*r.burst)
-			e.set(r.offset, uint64(now+level.Used))
+			used = min(max(debt+cost*r.interval, 0), 2*r.burst)
+			e.set(r.offset, uint64(now+used))
 		case ratelimit.Period:
 			count, end := unpackPeriod(e.get(r.offset))
 			if end <= now {
-				continue
+				break
 			}
-			if level.Used = count; req.Spans == nil || end != req.Spans[i].To {
-				continue
+			if used = count; req.Spans != nil && end == req.Spans[i].To {
+				used = min(max(count+req.Cost, 0), ratelimit.MaxLimit)
+				e.set(r.offset, packPeriod(used, end))
 			}
-			level.Used = min(max(count+req.Cost, 0), ratelimit.MaxLimit)
-			e.set(r.offset, packPeriod(level.Used, end))
 		case ratelimit.Rolling:
 			c := unpackRolling(e, r.offset)
 			c.advance(now / r.interval)
 			c.charge(req.Cost)
 			c.pack(e, r.offset)
-			level.Used = c.sum()
+			used = c.sum()
 		}
+		levels.Set(i, used)
 	}
 }

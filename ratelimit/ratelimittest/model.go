@@ -65,22 +65,22 @@ func (m *model) names() map[string]bool {
 	return names
 }
 
-func (m *model) decide(plan *ratelimit.Plan, req ratelimit.Request, now int64) ratelimit.Outcome {
-	out := ratelimit.Outcome{Now: now}
+func (m *model) decide(plan *ratelimit.Plan, req ratelimit.Request, now int64) (out ratelimit.Outcome, levels ratelimit.Used) {
+	out.Now = now
 	rules := plan.Rules()
 	if req.Op != ratelimit.Adjust {
 		for i, r := range rules {
 			if r.Algorithm == ratelimit.Period && (now < req.Spans[i].From || now >= req.Spans[i].To) {
-				return ratelimit.Outcome{Now: now, Stale: true}
+				out.SetStale()
+				return out, levels
 			}
 		}
 	}
 	refused := false
 	for i, r := range rules {
 		k := req.Key + "\x00" + r.State
-		level := &out.Levels[i]
 		if req.Op == ratelimit.Adjust {
-			level.Used = m.used(k, r, now)
+			levels.Set(i, m.used(k, r, now))
 			continue
 		}
 		if p := m.periods[k]; r.Algorithm == ratelimit.Period && p.end > req.Spans[i].To {
@@ -89,40 +89,41 @@ func (m *model) decide(plan *ratelimit.Plan, req ratelimit.Request, now int64) r
 		if last := now + 2*r.Limit*r.Interval; r.Algorithm == ratelimit.Bucket && m.buckets[k] > last {
 			m.buckets[k] = last
 		}
-		level.Used = m.used(k, r, now)
+		used, wait := m.used(k, r, now), int64(0)
+		levels.Set(i, used)
 		switch {
 		case req.Cost > r.Limit:
-			level.Wait = ratelimit.WaitForever
+			wait = ratelimit.WaitForever
 		case r.Algorithm == ratelimit.Bucket:
-			level.Wait = max(level.Used+req.Cost*r.Interval-r.Limit*r.Interval, 0)
+			wait = max(used+req.Cost*r.Interval-r.Limit*r.Interval, 0)
 		case r.Algorithm == ratelimit.Period:
-			if level.Used+req.Cost > r.Limit {
-				level.Wait = req.Spans[i].To - now
+			if used+req.Cost > r.Limit {
+				wait = req.Spans[i].To - now
 			}
 		case r.Algorithm == ratelimit.Rolling:
-			left := level.Used
+			left := used
 			for slot := m.newest[k] - ratelimit.RollingSlots; left+req.Cost > r.Limit; slot++ {
 				left -= m.rolling[k][slot]
-				level.Wait = (slot+ratelimit.RollingSlots+1)*r.Interval - now
+				wait = (slot+ratelimit.RollingSlots+1)*r.Interval - now
 			}
 		}
-		if level.Wait > 0 {
-			out.Over |= 1 << i
+		if wait > 0 {
+			out.SetOver(i, r.Shadow, wait)
 			refused = refused || !r.Shadow
 		}
 	}
 	if req.Op == ratelimit.Peek || req.Op == ratelimit.Take && refused {
-		return out
+		return out, levels
 	}
 	for i, r := range rules {
-		if out.Over&(1<<i) != 0 {
+		if out.Over()&(1<<i) != 0 {
 			continue
 		}
 		k := req.Key + "\x00" + r.State
 		m.charge(k, r, req, i, now)
-		out.Levels[i].Used = m.used(k, r, now)
+		levels.Set(i, m.used(k, r, now))
 	}
-	return out
+	return out, levels
 }
 
 func (m *model) used(k string, r ratelimit.Rule, now int64) int64 {

@@ -173,9 +173,11 @@ func testAnswersAsTheModel(t *testing.T, h *harness) {
 				}
 			}
 			past[p] = append(past[p], req.Spans)
-			got, err := decider.Decide(context.Background(), req)
+			got, used, err := decider.Decide(context.Background(), req)
 			require.NoError(t, err)
-			require.Equal(t, m.decide(p, req, got.Now), got, "%+v of %s", req, p.Bounds())
+			want, wantUsed := m.decide(p, req, got.Now)
+			require.Equal(t, want, got, "%+v of %s", req, p.Bounds())
+			require.Equal(t, wantUsed, used, "%+v of %s", req, p.Bounds())
 			if h.SetNow != nil {
 				require.Equal(t, h.now.UnixMicro(), got.Now, "the store decides by its own clock")
 			}
@@ -445,9 +447,9 @@ func testStale(t *testing.T, h *harness) {
 		{From: 0, To: 1_000_000},
 		{From: time.Now().AddDate(20, 0, 0).UnixMicro(), To: time.Now().AddDate(21, 0, 0).UnixMicro()},
 	} {
-		out, err := d.Decide(context.Background(), ratelimit.Request{Key: "k", Cost: 1, Spans: &ratelimit.Spans{span}})
+		out, _, err := d.Decide(context.Background(), ratelimit.Request{Key: "k", Cost: 1, Spans: &ratelimit.Spans{span}})
 		require.NoError(t, err)
-		require.True(t, out.Stale)
+		require.True(t, out.Stale())
 		require.Positive(t, out.Now)
 	}
 	// An application server with a wrong clock doesn't change the decision.

@@ -44,6 +44,8 @@ func testStore(t *testing.T, newStore func(*testing.T) kolekts.Store) {
 		require.Equal(t, k, got)
 		_, err = s.Find(ctx, "bob", k.ID)
 		require.ErrorIs(t, err, kolekts.ErrNotFound, "somebody else's")
+		_, err = s.Find(ctx, "ann", "kol_\x00\xff")
+		require.ErrorIs(t, err, kolekts.ErrNotFound, "no text at all")
 	})
 	t.Run("ListPagesNewestFirst", func(t *testing.T) {
 		s := newStore(t)

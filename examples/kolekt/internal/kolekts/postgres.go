@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -66,8 +68,15 @@ func (p Postgres) Add(ctx context.Context, k Kolekt) error {
 	return wrap("add", err)
 }
 
+// storable reports whether PostgreSQL can hold a text at all: what it can't
+// hold isn't there.
+func storable(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
+
 // Find implements Store.
 func (p Postgres) Find(ctx context.Context, account, id string) (Kolekt, error) {
+	if !storable(id) {
+		return Kolekt{}, ErrNotFound
+	}
 	rows, err := p.db.Query(ctx, `select `+columns+` from kolekts where account = $1 and id = $2`, account, id)
 	if err != nil {
 		return Kolekt{}, wrap("find", err)
@@ -78,6 +87,9 @@ func (p Postgres) Find(ctx context.Context, account, id string) (Kolekt, error) 
 
 // List implements Store.
 func (p Postgres) List(ctx context.Context, account, before string, limit int) ([]Kolekt, error) {
+	if !storable(before) {
+		return nil, nil
+	}
 	rows, err := p.db.Query(ctx, `select `+columns+` from kolekts
 		where account = $1 and ($2::text = '' or id < $2) order by id desc limit $3`, account, before, limit)
 	if err != nil {
@@ -89,6 +101,9 @@ func (p Postgres) List(ctx context.Context, account, before string, limit int) (
 
 // Delete implements Store.
 func (p Postgres) Delete(ctx context.Context, account, id string) error {
+	if !storable(id) {
+		return ErrNotFound
+	}
 	tag, err := p.db.Exec(ctx, `delete from kolekts where account = $1 and id = $2`, account, id)
 	if err == nil && tag.RowsAffected() == 0 {
 		return ErrNotFound

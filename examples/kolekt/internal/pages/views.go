@@ -209,7 +209,7 @@ type Admin struct {
 	Plans       Table
 	Subscribers Table
 	Dunning     Table
-	Definitions []Definition
+	Cohorts     Table
 }
 
 // Definition says how a number is computed.
@@ -321,17 +321,24 @@ type Message struct {
 
 // Privacy is the page of a person's rights.
 type Privacy struct {
-	Exports  Table
-	Erasure  *Notice
+	Erasing  string // when, and what can be done; empty when it isn't asked for
+	Requests []PrivacyRequest
 	Consents []Consent
 	Form     Form
 }
 
+// PrivacyRequest is something that the person has asked for.
+type PrivacyRequest struct {
+	ID, What, Asked, Note string
+	State                 Badge
+	Download              string
+	Cancel                bool
+}
+
 // Consent is a purpose that a person may agree to.
 type Consent struct {
-	ID, Name, Text string
-	Given          bool
-	Since          string
+	ID, Text string
+	Given    bool
 }
 
 // Referral is the page of the referral programme.

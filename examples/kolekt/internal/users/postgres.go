@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -83,6 +84,9 @@ func (p Postgres) ByEmail(ctx context.Context, email string) (User, error) {
 }
 
 func (p Postgres) one(ctx context.Context, sql, arg string) (User, error) {
+	if !storable(arg) {
+		return User{}, ErrNotFound
+	}
 	rows, err := p.pool.Query(ctx, sql, arg)
 	if err != nil {
 		return User{}, wrap("find", err)
@@ -101,8 +105,15 @@ func (p Postgres) Update(ctx context.Context, u User) error {
 	return wrap("update", err)
 }
 
+// storable reports whether PostgreSQL can hold a text at all: what it can't
+// hold, nobody has.
+func storable(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
+
 // List implements Store.
 func (p Postgres) List(ctx context.Context, text, before string, limit int) ([]User, error) {
+	if !storable(text) || !storable(before) {
+		return nil, nil
+	}
 	rows, err := p.pool.Query(ctx, `select `+columns+` from users
 		where (position($1 in email) > 0 or position($1 in lower(name)) > 0) and ($2::text = '' or id < $2)
 		order by id desc limit $3`, strings.ToLower(text), before, limit)

@@ -273,6 +273,9 @@ func (s *Service) open(ctx context.Context, purpose, token string, bound func(Us
 		return User{}, ErrToken
 	}
 	body, mac := b[:len(b)-sha256.Size], b[len(b)-sha256.Size:]
+	if !utf8.Valid(body[8:]) {
+		return User{}, ErrToken
+	}
 	u, err := s.store.ByID(ctx, string(body[8:]))
 	if errors.Is(err, ErrNotFound) {
 		return User{}, ErrToken

@@ -150,6 +150,7 @@ func testService(t *testing.T, newStore func(*testing.T) users.Store) {
 		require.Equal(t, []string{"Joanna", "Ann"}, found("ANN"))
 		require.Equal(t, []string{"Bob"}, found("p1@"))
 		require.Equal(t, []string{"100% Carl"}, found("%"), "no wildcards")
+		require.Empty(t, found("\x00\xff"), "no text at all")
 		n, err := s.Store().Count(ctx)
 		require.NoError(t, err)
 		require.EqualValues(t, 4, n)

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/kolekt/commerce/examples/kolekt/internal/pages"
 	"github.com/kolekt/commerce/examples/kolekt/internal/users"
@@ -30,7 +31,7 @@ func orKolekts(target string) string {
 
 // formError puts an error of users at the field that it is about.
 func formError(err error) (map[string]string, bool) {
-	field, ok := "", true
+	field := ""
 	switch {
 	case errors.Is(err, users.ErrEmail), errors.Is(err, users.ErrTaken):
 		field = "email"
@@ -40,9 +41,9 @@ func formError(err error) (map[string]string, bool) {
 		field = "name"
 	case errors.Is(err, users.ErrCredentials), errors.Is(err, users.ErrToken), errors.Is(err, errTooMany):
 	default:
-		ok = false
+		return nil, false
 	}
-	return map[string]string{field: sentence(err)}, ok
+	return map[string]string{field: sentence(err)}, true
 }
 
 // sentence makes an error's text fit for a page.
@@ -75,6 +76,9 @@ func (a *App) attempt(r *http.Request, email string) error {
 	return nil
 }
 
+// proofLasts is how long a login counts as the proof of who somebody is.
+const proofLasts = 10 * time.Minute
+
 // enter begins a session. Its token is new, so that nobody can plant one.
 func (a *App) enter(r *http.Request, u users.User) error {
 	if err := a.Sessions.RenewToken(r.Context()); err != nil {
@@ -82,6 +86,7 @@ func (a *App) enter(r *http.Request, u users.User) error {
 	}
 	a.Sessions.Put(r.Context(), "user", u.ID)
 	a.Sessions.Put(r.Context(), "mark", a.Users.SessionMark(u))
+	a.Sessions.Put(r.Context(), "proved", a.Now().Unix())
 	return nil
 }
 

@@ -68,7 +68,18 @@ func (a *App) api(mux *http.ServeMux) error {
 	person("POST /api/v1/api-keys/{id}/rotate", a.apiRotateKey)
 	person("DELETE /api/v1/api-keys/{id}", a.apiRevokeKey)
 
-	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, map[string]string{"status": "ok"}) })
+	admin := func(pattern string, h apiHandler) {
+		mux.Handle(pattern, a.json(a.identified(a.paced(a.administrator(h)))))
+	}
+	admin("GET /api/v1/admin/revenue", a.apiRevenue)
+	admin("GET /api/v1/admin/users", a.apiUsers)
+	admin("GET /api/v1/admin/usage", a.apiPlatform)
+	admin("GET /api/v1/admin/health", a.apiHealth)
+	admin("GET /api/v1/admin/projections", a.apiProjections)
+
+	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
+	})
 	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, r *http.Request) {
 		if err := a.Ready(r.Context()); err != nil {
 			a.Log.WarnContext(r.Context(), "kolekt: not ready", "err", err)
@@ -128,6 +139,7 @@ func (a *App) paced(h apiHandler) apiHandler {
 		}
 		d.WriteHeaders(w.Header(), ratelimit.StandardHeaders)
 		if !d.Allowed {
+			a.counts.throttled.Add(1)
 			return &tooFast{d}
 		}
 		return h(w, r, c)

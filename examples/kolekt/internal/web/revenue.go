@@ -1,25 +1,47 @@
 package web
 
 import (
+	"context"
+	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/kolekt/commerce/billing"
+	"github.com/kolekt/commerce/billing/revenue"
 	"github.com/kolekt/commerce/examples/kolekt/internal/pages"
 )
 
-// monthly is what a subscription brings a month: prices of longer intervals by
-// their share. Trials and unpaid ones bring nothing.
-func monthly(s billing.Subscription) billing.Money {
-	price, ok := priceOf(s)
-	if !ok || s.Status != billing.StatusActive && s.Status != billing.StatusPastDue {
-		return billing.Money{Currency: price.Currency}
+const currency = "USD"
+
+// book is the business as far as it is known: what the ledger has, and what
+// each account shows now, so that a notice under way isn't missed.
+func (a *App) book(ctx context.Context, list []subscriber) (*revenue.Book, error) {
+	changes, err := a.Ledger.Changes(ctx)
+	if err != nil {
+		return nil, err
 	}
-	if every(s) == billing.Year {
-		if share, err := price.Share(1, 12); err == nil {
-			return share
+	known := map[string]bool{}
+	for _, c := range changes {
+		known[c.Subscription.ID] = true
+	}
+	var payments []revenue.Payment
+	for _, s := range list {
+		for _, sub := range s.account.Subscriptions {
+			if !known[sub.ID] {
+				changes = append(changes, revenue.Reconstruct(s.account.ID, sub)...)
+			}
+			changes = append(changes, revenue.Change{At: s.account.SyncedAt, Account: s.account.ID, Subscription: sub})
+		}
+		for _, i := range s.account.Invoices {
+			if p, ok := revenue.PaymentOf(s.account.ID, i); ok {
+				payments = append(payments, p)
+			}
 		}
 	}
-	return price
+	return revenue.New(changes, payments, revenue.Config{Plan: func(p billing.Price) string {
+		plan, _ := a.Billing.Catalog().PlanOf(billing.Subscription{Items: []billing.Item{{Price: p}}})
+		return plan
+	}})
 }
 
 func (a *App) adminRevenue(w http.ResponseWriter, r *http.Request, v *visit) error {
@@ -27,67 +49,163 @@ func (a *App) adminRevenue(w http.ResponseWriter, r *http.Request, v *visit) err
 	if err != nil {
 		return err
 	}
-	mrr, paying, failed := billing.Money{Currency: "USD"}, int64(0), int64(0)
-	byPlan := map[string]billing.Money{}
-	heads := map[string]int64{}
-	data := pages.Admin{Tab: "revenue", Subscribers: pages.Table{
-		Caption: "The newest first", Heads: []string{"Account", "Plan", "Since", "MRR", "State"}, Numeric: map[int]bool{3: true}, Empty: "Nobody has subscribed yet.",
-	}, Plans: pages.Table{
-		Caption: "Monthly recurring revenue by plan", Heads: []string{"Plan", "Subscribers", "MRR"}, Numeric: map[int]bool{1: true, 2: true}, Empty: "Nobody has subscribed yet.",
-	}, Dunning: pages.Table{
-		Caption: "The next attempt first", Heads: []string{"Account", "Due", "Attempts", "Next attempt"}, Numeric: map[int]bool{1: true, 2: true}, Empty: "Everybody has paid.",
-	}}
-	for _, s := range list {
-		part := monthly(s.sub)
-		plan, _ := a.Billing.Catalog().PlanOf(s.sub)
-		if part.Amount > 0 {
-			if mrr, err = mrr.Add(part); err != nil {
-				return err
-			}
-			if byPlan[plan], err = byPlan[plan].Add(part); err != nil {
-				return err
-			}
-			heads[plan]++
-			paying++
+	book, err := a.book(r.Context(), list)
+	if err != nil {
+		return err
+	}
+	now := a.Now().UTC()
+	selection := revenue.Selection{Currency: currency}
+	snapshot := book.AsOf(now, selection)
+	months := book.Months(now, 12, selection)
+	last := book.Between(now.AddDate(0, 0, -30), now.Add(time.Nanosecond), selection)
+	data := pages.Admin{Tab: "revenue", MRR: mrrChart(months), Movements: movementsChart(months), Stats: revenueStats(snapshot, last)}
+	data.Subscribers, data.Dunning = a.subscriberTables(list, snapshot)
+	data.Plans = pages.Table{Caption: "Monthly recurring revenue by plan", Heads: []string{"Plan", "Subscribers", "MRR"}, Numeric: map[int]bool{1: true, 2: true}, Empty: "Nobody has subscribed yet."}
+	for _, p := range snapshot.Plans {
+		data.Plans.Rows = append(data.Plans.Rows, pages.Row{Cells: []string{a.planName(p.Plan), number(int64(p.Customers.N)), p.MRR.Money().String()}})
+	}
+	data.Cohorts = cohortTable(book.Cohorts(now, selection))
+	return a.show(w, r, v, http.StatusOK, "admin", pages.Page{Title: "Revenue", Nav: "admin", Data: data})
+}
+
+func revenueStats(s revenue.Snapshot, last revenue.Report) []pages.Stat {
+	arpa, ltv := "n/a", "n/a"
+	if m, ok := s.ARPA(); ok {
+		arpa = m.String()
+	}
+	if m, ok := last.LTV(); ok {
+		ltv = m.String()
+	}
+	growth := s.MRR.Money().Amount - last.Opening.Money().Amount
+	sign := "+"
+	if growth < 0 {
+		sign, growth = "−", -growth
+	}
+	return []pages.Stat{
+		{Label: "MRR", Value: s.MRR.Money().String(), Note: sign + billing.Money{Amount: growth, Currency: currency}.String() + " in 30 days", Help: "/definitions#mrr"},
+		{Label: "Committed", Value: s.Committed.Money().String(), Note: "without who leaves", Help: "/definitions#committed"},
+		{Label: "ARR", Value: s.ARR.Money().String(), Help: "/definitions#arr"},
+		{Label: "Subscribers", Value: number(int64(s.Customers.N)), Note: number(int64(s.PastDue.N)) + " past due"},
+		{Label: "ARPA", Value: arpa, Note: "a month", Help: "/definitions#arpa"},
+		{Label: "LTV", Value: ltv, Help: "/definitions#ltv"},
+		{Label: "Customer churn", Value: last.LogoChurn.Percent(1), Note: "30 days", Help: "/definitions#churn"},
+		{Label: "NRR", Value: last.NRR.Percent(1), Note: "GRR " + last.GRR.Percent(1), Help: "/definitions#nrr"},
+		{Label: "Trial conversion", Value: last.TrialConversion.Percent(0), Note: "30 days", Help: "/definitions#trial"},
+		{Label: "Received", Value: last.Revenue.String(), Note: "30 days, less refunds", Help: "/definitions#received"},
+	}
+}
+
+func dollars(v float64) string {
+	m := billing.Money{Amount: int64(v), Currency: currency}
+	if m.Amount%100 == 0 {
+		s := m.String()
+		return s[:len(s)-3]
+	}
+	return m.String()
+}
+
+func mrrChart(months []revenue.Report) *pages.Chart {
+	c := &pages.Chart{ID: "mrr", Title: "Monthly recurring revenue", Format: dollars}
+	s := pages.Series{Name: "MRR", Class: "a"}
+	for _, m := range months {
+		c.Labels = append(c.Labels, m.From.Format("Jan 2006"))
+		s.Values = append(s.Values, float64(m.Closing.Money().Amount))
+	}
+	c.Series = []pages.Series{s}
+	if n := len(months); n > 0 {
+		c.Takeway = months[n-1].Closing.Money().String() + " at present, at the end of each month before."
+	}
+	return c
+}
+
+func movementsChart(months []revenue.Report) *pages.Chart {
+	c := &pages.Chart{ID: "movements", Title: "What moved it", Takeway: "Above the line what came, below what went: the sum is the month's difference.", Format: dollars}
+	names := []struct {
+		name, class string
+		of          func(revenue.Report) revenue.Figure
+		sign        float64
+	}{
+		{"New", "a", func(r revenue.Report) revenue.Figure { return r.New }, 1},
+		{"Expansion", "b", func(r revenue.Report) revenue.Figure { return r.Expansion }, 1},
+		{"Reactivation", "c", func(r revenue.Report) revenue.Figure { return r.Reactivation }, 1},
+		{"Contraction", "d", func(r revenue.Report) revenue.Figure { return r.Contraction }, -1},
+		{"Churn", "e", func(r revenue.Report) revenue.Figure { return r.Churn }, -1},
+	}
+	for _, n := range names {
+		s := pages.Series{Name: n.name, Class: n.class}
+		for _, m := range months {
+			s.Values = append(s.Values, n.sign*float64(n.of(m).Money().Amount))
 		}
-		badge := statusBadge(s.sub)
-		data.Subscribers.Rows = append(data.Subscribers.Rows, pages.Row{Href: "/admin/users/" + s.account.ID, Cells: []string{s.user.Email, a.planName(plan), date(s.sub.StartDate), part.String()}, Badge: &badge})
+		c.Series = append(c.Series, s)
+	}
+	for _, m := range months {
+		c.Labels = append(c.Labels, m.From.Format("Jan 2006"))
+	}
+	return c
+}
+
+// subscriberTables lists who pays and who should have.
+func (a *App) subscriberTables(list []subscriber, s revenue.Snapshot) (all, dunning pages.Table) {
+	parts := map[string]billing.Money{}
+	for _, p := range s.MRR.Parts {
+		parts[p.SubscriptionID] = revenue.Figure{Currency: currency, Exact: p.Exact}.Money()
+	}
+	all = pages.Table{Caption: "The newest first; the last column adds up to MRR", Heads: []string{"Account", "Plan", "Since", "State", "MRR"}, Numeric: map[int]bool{4: true}, Empty: "Nobody has subscribed yet."}
+	dunning = pages.Table{Caption: "What is due", Heads: []string{"Account", "Due", "Attempts", "Next attempt"}, Numeric: map[int]bool{1: true, 2: true}, Empty: "Everybody has paid."}
+	for _, s := range list {
+		plan, _ := a.Billing.Catalog().PlanOf(s.sub)
+		part := billing.Money{Currency: currency}
+		if p, ok := parts[s.sub.ID]; ok {
+			part = p
+		}
+		href := "/admin/users/" + s.account.ID
+		all.Rows = append(all.Rows, pages.Row{Href: href, Cells: []string{s.user.Email, a.planName(plan), date(s.sub.StartDate), statusBadge(s.sub).Text, part.String()}})
 		for _, i := range s.account.UnpaidInvoices(s.sub.ID) {
-			failed++
-			data.Dunning.Rows = append(data.Dunning.Rows, pages.Row{Href: "/admin/users/" + s.account.ID, Cells: []string{
+			dunning.Rows = append(dunning.Rows, pages.Row{Href: href, Cells: []string{
 				s.user.Email, billing.Money{Amount: i.AmountRemaining, Currency: i.Currency}.String(), number(i.AttemptCount), date(i.NextPaymentAttempt),
 			}})
 		}
 	}
-	for _, plan := range a.Billing.Catalog().Plans() {
-		if heads[plan.ID] > 0 {
-			data.Plans.Rows = append(data.Plans.Rows, pages.Row{Cells: []string{plan.Name, number(heads[plan.ID]), byPlan[plan.ID].String()}})
+	return all, dunning
+}
+
+// cohortTable says how many of each month's customers are still there.
+func cohortTable(cohorts []revenue.Cohort) pages.Table {
+	t := pages.Table{Caption: "Customers by the month of their first payment, and how many are left after so many months", Heads: []string{"First month", "Customers"}, Numeric: map[int]bool{1: true}, Empty: "No customers yet."}
+	longest := 0
+	for _, c := range cohorts {
+		longest = min(12, max(longest, len(c.Cells)))
+	}
+	for i := range longest {
+		t.Heads = append(t.Heads, fmt.Sprint(i))
+		t.Numeric[2+i] = true
+	}
+	for _, c := range cohorts {
+		row := pages.Row{Cells: []string{c.Month.Format("January 2006"), number(int64(c.Size.N))}}
+		for i := range longest {
+			text := ""
+			if i < len(c.Cells) {
+				text = c.Cells[i].Logo.Percent(0)
+			}
+			row.Cells = append(row.Cells, text)
 		}
+		t.Rows = append(t.Rows, row)
 	}
-	arr, err := mrr.Times(12)
-	if err != nil {
-		return err
-	}
-	arpa := billing.Money{Currency: "USD"}
-	if paying > 0 {
-		if arpa, err = mrr.Share(1, paying); err != nil {
-			return err
-		}
-	}
-	data.Stats = []pages.Stat{
-		{Label: "MRR", Value: mrr.String(), Help: "/definitions#mrr"},
-		{Label: "ARR", Value: arr.String(), Help: "/definitions#arr"},
-		{Label: "Subscribers", Value: number(paying), Note: count(failed, "unpaid invoice")},
-		{Label: "ARPA", Value: arpa.String(), Note: "a month", Help: "/definitions#arpa"},
-	}
-	return a.show(w, r, v, http.StatusOK, "admin", pages.Page{Title: "Revenue", Nav: "admin", Data: data})
+	return t
 }
 
 func (a *App) definitions(w http.ResponseWriter, r *http.Request, v *visit) error {
 	return a.show(w, r, v, http.StatusOK, "definitions", pages.Page{Title: "How numbers are computed", Data: []pages.Definition{
-		{ID: "mrr", Name: "MRR, monthly recurring revenue", Text: "What all subscriptions that are active or past due bring in a month: a yearly price counts a twelfth. Trials, unpaid and ended subscriptions, taxes and one-off amounts don't count."},
+		{ID: "mrr", Name: "MRR, monthly recurring revenue", Text: "What all subscriptions that are active or past due bring in a month, at their list price less coupons that last for ever; a yearly price counts a twelfth. Trials, unpaid and ended subscriptions, taxes and one-off amounts don't count."},
+		{ID: "committed", Name: "Committed MRR", Text: "MRR without the subscriptions that were cancelled and run to the end of their period."},
+		{ID: "movements", Name: "Movements", Text: "New: an account's MRR from zero, for the first time. Reactivation: from zero, again. Expansion and contraction: up and down. Churn: to zero. Their sum is exactly the difference of MRR."},
 		{ID: "arr", Name: "ARR, annual recurring revenue", Text: "Twelve times MRR."},
 		{ID: "arpa", Name: "ARPA, average revenue per account", Text: "MRR divided by the accounts that bring it."},
+		{ID: "ltv", Name: "LTV, lifetime value", Text: "ARPA at the start of the 30 days, divided by the share of customers who left in them, by the month. Without anybody who left it isn't defined."},
+		{ID: "churn", Name: "Customer churn", Text: "Customers who left in the 30 days, of those who were there at their start and those who came."},
+		{ID: "nrr", Name: "NRR and GRR, net and gross revenue retention", Text: "Of the customers with MRR 30 days ago: what they bring now, divided by what they brought then. Gross retention counts no increase of any of them."},
+		{ID: "trial", Name: "Trial conversion", Text: "Trials that were paid for, of the trials that ended."},
+		{ID: "received", Name: "Received", Text: "What was paid in the 30 days, less refunds. Yearly payments count in full."},
 		{ID: "score", Name: "Engagement score", Text: "From 0 to 100: up to 25 points for a short first sentence and 25 for few posts, 20 for short paragraphs, 15 for a question at the end, 15 for an image. The page of a kolekt lists its own."},
 	}})
 }

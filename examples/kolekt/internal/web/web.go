@@ -16,9 +16,12 @@ import (
 	"github.com/kolekt/commerce/apikeys"
 	"github.com/kolekt/commerce/billing"
 	"github.com/kolekt/commerce/examples/kolekt/internal/kolekts"
+	"github.com/kolekt/commerce/examples/kolekt/internal/ledger"
 	"github.com/kolekt/commerce/examples/kolekt/internal/pages"
 	"github.com/kolekt/commerce/examples/kolekt/internal/users"
+	"github.com/kolekt/commerce/gdpr"
 	"github.com/kolekt/commerce/internal/problem"
+	"github.com/kolekt/commerce/mailer"
 	"github.com/kolekt/commerce/ratelimit"
 	"github.com/kolekt/commerce/usage"
 )
@@ -34,11 +37,16 @@ type Config struct {
 
 	Billing  *billing.Service
 	Accounts billing.Store // for the administrator's lists
+	Ledger   ledger.Store  // what happened to subscriptions
 	Usage    *usage.Service
 	Requests *ratelimit.Limiter // requests of an account
 	Logins   *ratelimit.Limiter // attempts to log in
 	Keys     *apikeys.Service
 	Mail     Mail
+	Outbox   *mailer.Service // for the administrator's health page
+
+	Privacy  *gdpr.Service
+	Purposes []gdpr.Purpose // that people may agree to
 
 	// Ready says whether the stores answer.
 	Ready   func(ctx context.Context) error
@@ -59,10 +67,11 @@ type Mail interface {
 // App is the application.
 type App struct {
 	Config
-	pages *pages.Pages
-	plans map[string]*ratelimit.Plan // of requests, by the catalogue's plan
-	login *ratelimit.Plan
-	root  http.Handler
+	pages  *pages.Pages
+	plans  map[string]*ratelimit.Plan // of requests, by the catalogue's plan
+	login  *ratelimit.Plan
+	counts counts
+	root   http.Handler
 }
 
 // New returns the application.
@@ -79,7 +88,7 @@ func New(cfg Config) (*App, error) {
 		}
 		var windows []ratelimit.Window
 		if !limit.Unlimited() {
-			windows = append(windows, ratelimit.Rate(limit.N, limit.Per))
+			windows = append(windows, ratelimit.Rate("requests", limit.N, limit.Per))
 		}
 		if a.plans[plan.ID], err = ratelimit.NewPlan(plan.ID, windows...); err != nil {
 			return nil, err
@@ -136,13 +145,32 @@ func (a *App) routes() (http.Handler, error) {
 	member("POST /account/keys", a.issueKey)
 	member("POST /account/keys/{id}/{action}", a.changeKey)
 
+	member("GET /account/privacy", a.privacyPage)
+	member("POST /account/privacy/export", a.ask(gdpr.Access))
+	member("POST /account/privacy/erasure", a.ask(gdpr.Erasure))
+	member("POST /account/privacy/cancel/{id}", a.callOff)
+	member("POST /account/privacy/consents", a.consent)
+	member("GET /account/privacy/download/{id}", a.download)
+
 	admin("GET /admin", a.adminRevenue)
 	admin("GET /admin/users", a.adminUsers)
+	admin("GET /admin/users/{id}", a.adminUser)
+	admin("POST /admin/users/{id}/resync", a.adminResync)
+	admin("GET /admin/usage", a.adminUsage)
+	admin("GET /admin/health", a.adminHealth)
+	admin("POST /admin/health/replay/{id}", a.adminReplay)
+	admin("POST /admin/health/reconcile", a.adminReconcile)
+	admin("GET /admin/projections", a.adminProjections)
 
 	if a.Dev != nil {
 		a.Dev.routes(a, mux, page)
 	}
 	mux.Handle("GET /static/", a.pages.Static())
+	mux.Handle("/mail/unsubscribe/", a.Outbox.UnsubscribeHandler())
+	mux.HandleFunc("GET /metrics", a.metrics)
+	mux.HandleFunc("GET /api/v1/openapi.json", a.description)
+	mux.Handle("GET /api", http.RedirectHandler("/api/v1/openapi.json", http.StatusSeeOther))
+	mux.Handle("/api/v1/gdpr/", a.privacyAPI())
 	mux.Handle("POST /api/v1/payments/webhook", a.Billing.Webhook())
 	if err := a.api(mux); err != nil {
 		return nil, err
@@ -153,7 +181,7 @@ func (a *App) routes() (http.Handler, error) {
 	csrf.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, problem.Details{Status: http.StatusForbidden, Code: "cross_origin", Detail: "The request comes from another site."})
 	}))
-	return a.guard(csrf.Handler(a.Sessions.LoadAndSave(mux))), nil
+	return a.counted(a.guard(csrf.Handler(a.Sessions.LoadAndSave(mux)))), nil
 }
 
 // guard is the outermost layer: it turns a panic into a page and adds the

@@ -47,6 +47,7 @@ func (a *App) pace(ctx context.Context, account, plan string) error {
 	}
 	d, err := a.Requests.Allow(ctx, account, p, 1)
 	if err == nil && !d.Allowed {
+		a.counts.throttled.Add(1)
 		err = &tooFast{d}
 	}
 	return err
@@ -64,10 +65,14 @@ func (a *App) make(ctx context.Context, account string, draft kolekts.Draft) (ko
 			return err
 		}
 		if !d.Allowed {
+			a.counts.overQuota.Add(1)
 			return &overQuota{d}
 		}
 		return store.Add(ctx, k)
 	})
+	if err == nil {
+		a.counts.kolekts.Add(1)
+	}
 	return k, err
 }
 
@@ -156,6 +161,14 @@ func (a *App) makePage(w http.ResponseWriter, r *http.Request, v *visit) error {
 	case errors.As(err, &quota):
 		return a.quotaPage(w, r, v, quota)
 	case errors.As(err, &fast):
+		// Of two reasons, the one that seconds won't cure.
+		d, err := a.Usage.Quota(r.Context(), v.user.ID, meterKolekts)
+		if err != nil {
+			return err
+		}
+		if d.Remaining == 0 {
+			return a.quotaPage(w, r, v, &overQuota{d})
+		}
 		return a.ratePage(w, r, v, fast)
 	case err != nil:
 		return err

@@ -1,0 +1,245 @@
+package billing
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/kolekt/commerce/internal/ident"
+)
+
+// CustomerEraser is a Gateway that can take the personal data away from a
+// customer. Invoices stay: the law wants them kept.
+type CustomerEraser interface {
+	// EraseCustomer removes name, addresses, payment methods and metadata of a
+	// customer, and ends what it still has. It can be repeated.
+	EraseCustomer(ctx context.Context, customerID string) error
+}
+
+// page is how much an export reads and an erasure writes at a time.
+const page = 500
+
+// ExportSubject hands over everything that is kept about an account, record by
+// record: account, subscription, invoice, checkout, intent, notice, and event
+// with the bytes that the gateway sent. Fields hold text, integers, booleans,
+// lists and maps of these. An account that isn't known has no record.
+func (s *Service) ExportSubject(ctx context.Context, account string, emit func(record string, fields map[string]any) error) error {
+	a, err := s.Account(ctx, account)
+	if err != nil {
+		return err
+	}
+	out := func(record string, v any) error {
+		fields, err := plain(v)
+		if err != nil {
+			return fmt.Errorf("billing: export %s: %w", record, err)
+		}
+		return emit(record, fields)
+	}
+	if a.Version > 0 {
+		if err := s.exportAccount(&a, out); err != nil {
+			return err
+		}
+	}
+	for after := ""; ; {
+		list, err := s.store.Notices(ctx, account, after, page)
+		if err != nil {
+			return fmt.Errorf("billing: export notices: %w", err)
+		}
+		for _, d := range list {
+			if err := out("notice", d); err != nil {
+				return err
+			}
+			after = d.ID
+		}
+		if len(list) < page {
+			break
+		}
+	}
+	for after := ""; a.CustomerID != ""; {
+		list, err := s.store.Events(ctx, EventQuery{CustomerID: a.CustomerID, After: after, Limit: page})
+		if err != nil {
+			return fmt.Errorf("billing: export events: %w", err)
+		}
+		for _, e := range list {
+			err := emit("event", map[string]any{
+				"id": e.ID, "type": e.Type, "created": e.Created.Format(time.RFC3339), "received": e.Received.Format(time.RFC3339), "body": string(e.Body),
+			})
+			if err != nil {
+				return err
+			}
+			after = e.ID
+		}
+		if len(list) < page {
+			break
+		}
+	}
+	return nil
+}
+
+func (s *Service) exportAccount(a *Account, out func(string, any) error) error {
+	err := out("account", map[string]any{
+		"account": a.ID, "customer_id": a.CustomerID, "created": a.Created, "synced": a.SyncedAt, "trial_used": a.TrialUsed, "balance": a.Balance,
+	})
+	for _, sub := range a.Subscriptions {
+		err = errors.Join(err, out("subscription", sub))
+	}
+	for _, inv := range a.Invoices {
+		err = errors.Join(err, out("invoice", inv))
+	}
+	for _, it := range a.Intents {
+		err = errors.Join(err, out("intent", it))
+	}
+	if a.Checkout != nil {
+		err = errors.Join(err, out("checkout", a.Checkout))
+	}
+	return err
+}
+
+// plain turns a value into text, integers, booleans, lists and maps.
+func plain(v any) (map[string]any, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber()
+	var fields map[string]any
+	if err := d.Decode(&fields); err != nil {
+		return nil, err
+	}
+	return exact(fields).(map[string]any), nil
+}
+
+// exact replaces JSON's numbers by integers, which all of ours are.
+func exact(v any) any {
+	switch v := v.(type) {
+	case json.Number:
+		if n, err := v.Int64(); err == nil {
+			return n
+		}
+		return v.String()
+	case []any:
+		for i := range v {
+			v[i] = exact(v[i])
+		}
+	case map[string]any:
+		for k := range v {
+			v[k] = exact(v[k])
+		}
+	}
+	return v
+}
+
+// EraseSubject takes the person away from an account and keeps the money: it
+// ends the live subscriptions, has the gateway erase the customer if it can
+// (see CustomerEraser), empties the events and notices that are kept, and puts
+// the account under a new random ID, with subscriptions and invoices reduced to
+// amounts and dates. It returns how many of each it did, works in bounded
+// steps, and can be repeated: what is done already counts nothing.
+//
+// Events that come afterwards are handled under the new ID; what the gateway
+// puts into them is deleted after Config.Retention.
+func (s *Service) EraseSubject(ctx context.Context, account string) (map[string]int64, error) {
+	counts := map[string]int64{}
+	a, err := s.Account(ctx, account)
+	if err != nil {
+		return counts, err
+	}
+	if a.Version > 0 {
+		for _, sub := range a.Live() {
+			if err := s.end(ctx, account, sub.ID, CancelRequest{Reason: "account erased"}); err != nil {
+				return counts, err
+			}
+			counts["subscription"]++
+		}
+		if c := a.Checkout; c != nil {
+			if err := s.expire(ctx, account, c.ID); err != nil {
+				return counts, err
+			}
+		}
+		if eraser, ok := s.gateway.(CustomerEraser); ok && a.CustomerID != "" {
+			call, cancel := s.call(ctx)
+			err := eraser.EraseCustomer(call, a.CustomerID)
+			cancel()
+			if err != nil && !errors.Is(err, ErrNotFound) {
+				return counts, err
+			}
+			counts["customer"]++
+		}
+	}
+	// The contents first, while the customer is known; the notices that the
+	// end itself led to come after it.
+	if err := s.scrub(ctx, account, a.CustomerID, counts); err != nil {
+		return counts, err
+	}
+	if a.Version > 0 {
+		if err := s.detach(ctx, account); err != nil {
+			return counts, err
+		}
+		counts["account"]++
+	}
+	return counts, s.scrub(ctx, account, "", counts)
+}
+
+func (s *Service) scrub(ctx context.Context, account, customerID string, counts map[string]int64) error {
+	for {
+		events, notices, err := s.store.Scrub(ctx, account, customerID, page)
+		if err != nil {
+			return fmt.Errorf("billing: scrub: %w", err)
+		}
+		if events > 0 {
+			counts["event"] += int64(events)
+		}
+		if notices > 0 {
+			counts["notice"] += int64(notices)
+		}
+		if events < page && notices < page {
+			return nil
+		}
+	}
+}
+
+func (s *Service) detach(ctx context.Context, account string) error {
+	for range maxConflicts {
+		a, err := s.Account(ctx, account)
+		if err != nil || a.Version == 0 {
+			return err
+		}
+		as := a.Clone()
+		as.ID, as.Erased = ident.New("erased", s.now()), true
+		as.settle()
+		err = s.store.Detach(ctx, account, as)
+		s.feeds.forget(account)
+		if !errors.Is(err, ErrConflict) {
+			return err
+		}
+		if err := s.pause(ctx); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("%w: account is written all the time", ErrConflict)
+}
+
+// anonymize leaves amounts, dates and the provider's own identifiers.
+func (a *Account) anonymize() {
+	for i := range a.Subscriptions {
+		sub := &a.Subscriptions[i]
+		sub.Account, sub.DefaultPaymentMethod = "", ""
+		if plan, ok := sub.Metadata[MetadataPlan]; ok {
+			sub.Metadata = map[string]string{MetadataPlan: plan}
+		} else {
+			sub.Metadata = nil
+		}
+	}
+	for i := range a.Invoices {
+		inv := &a.Invoices[i]
+		inv.HostedURL, inv.PDFURL, inv.Metadata = "", "", nil
+		for j := range inv.Lines {
+			inv.Lines[j].Description = ""
+		}
+	}
+	a.Checkout, a.Intents, a.Unpaid = nil, nil, nil
+}

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/kolekt/commerce/apikeys"
+	"github.com/kolekt/commerce/billing"
+	"github.com/kolekt/commerce/examples/kolekt/internal/kolekts"
+	"github.com/kolekt/commerce/examples/kolekt/internal/ledger"
+	"github.com/kolekt/commerce/examples/kolekt/internal/users"
+	"github.com/kolekt/commerce/gdpr"
+	"github.com/kolekt/commerce/mailer"
+	"github.com/kolekt/commerce/ratelimit"
+	"github.com/kolekt/commerce/usage"
+)
+
+// holders are the packages that hold personal data.
+type holders struct {
+	users    *users.Service
+	kolekts  kolekts.Store
+	ledger   ledger.Store
+	billing  *billing.Service
+	usage    *usage.Service
+	keys     *apikeys.Service
+	mail     *Mails
+	requests *ratelimit.Limiter
+}
+
+// subjectData makes a gdpr.ExportEraser of two functions.
+type subjectData struct {
+	export func(ctx context.Context, account string, emit func(string, map[string]any) error) error
+	erase  func(ctx context.Context, account string) (map[string]int64, error)
+}
+
+func (d subjectData) ExportSubject(ctx context.Context, account string, emit func(string, map[string]any) error) error {
+	return d.export(ctx, account, emit)
+}
+
+func (d subjectData) EraseSubject(ctx context.Context, account string) (map[string]int64, error) {
+	return d.erase(ctx, account)
+}
+
+// sources are everything that is exported and erased. The login goes last: as
+// long as it is there, somebody can ask what has become of the request.
+func (h holders) sources(now func() time.Time) []gdpr.Source {
+	account := "until the account is erased"
+	own := map[string]string{"*": "texts and names that the person wrote"}
+	books, _, _ := gdpr.InvoiceRetention("DE")
+	kept := gdpr.Retain{Ground: "invoices are kept for the tax office, without the person's name and address", Article: "17(3)(b)", Until: books.Until}
+	first := []gdpr.Source{
+		gdpr.Adapt(gdpr.Descriptor{
+			Name: "kolekts", Categories: []string{"content"}, Purpose: "to make and keep posts", Basis: gdpr.Contract, Retention: account, Portable: true, Tables: []string{"kolekts"}, Allow: own,
+		}, subjectData{
+			func(ctx context.Context, a string, emit func(string, map[string]any) error) error {
+				return kolekts.ExportSubject(ctx, h.kolekts, a, emit)
+			},
+			func(ctx context.Context, a string) (map[string]int64, error) {
+				return kolekts.EraseSubject(ctx, h.kolekts, a)
+			},
+		}, nil, now),
+		gdpr.Adapt(gdpr.Descriptor{
+			Name: "usage", Categories: []string{"usage"}, Purpose: "to count against the plan", Basis: gdpr.Contract, Retention: account, Portable: true, Allow: own,
+		}, h.usage, nil, now),
+		gdpr.Adapt(gdpr.Descriptor{
+			Name: "apikeys", Categories: []string{"credentials' descriptions"}, Purpose: "to let programs in", Basis: gdpr.Contract, Retention: account, Allow: own,
+		}, h.keys, nil, now),
+		gdpr.Adapt(gdpr.Descriptor{
+			Name: "ratelimit", Categories: []string{"usage"}, Purpose: "to keep the service up for everybody", Basis: gdpr.LegitimateInterest, Retention: "minutes",
+		}, h.requests, nil, now),
+		gdpr.Adapt(gdpr.Descriptor{
+			Name: "billing", Categories: []string{"payment"}, Purpose: "to charge for the plan", Basis: gdpr.Contract, Recipients: []string{"Stripe"},
+			Retention: "invoices for as long as the law says, the rest until the account is erased", Allow: own,
+		}, h.billing, map[string]gdpr.Retain{"invoice": kept, "subscription": kept, "account": kept}, now),
+		gdpr.Adapt(gdpr.Descriptor{
+			Name: "ledger", Categories: []string{"payment"}, Purpose: "to know the revenue", Basis: gdpr.LegitimateInterest, Retention: "without the person: for ever", Tables: []string{"ledger_changes"},
+		}, subjectData{
+			func(context.Context, string, func(string, map[string]any) error) error { return nil }, // copies of billing's
+			func(ctx context.Context, a string) (map[string]int64, error) {
+				n, err := h.ledger.Forget(ctx, a, "erased")
+				return map[string]int64{"change": n}, err
+			},
+		}, nil, now),
+		gdpr.Adapt(gdpr.Descriptor{
+			Name: "mailer", Categories: []string{"contact"}, Purpose: "to send what the person should know", Basis: gdpr.Contract, Retention: "30 days after a mail", Allow: own,
+		}, h.mail.Service, nil, now),
+	}
+	login := gdpr.Descriptor{
+		Name: "users", Categories: []string{"contact", "login"}, Purpose: "to let the person in", Basis: gdpr.Contract, Retention: account, Portable: true, Tables: []string{"users", "sessions"}, Allow: own,
+	}
+	for _, s := range first {
+		login.After = append(login.After, s.Describe().Name)
+	}
+	return append(first, gdpr.Adapt(login, h.users, nil, now))
+}
+
+// purposes are what people may agree to.
+func purposes() []gdpr.Purpose {
+	return []gdpr.Purpose{
+		{ID: "tips", Version: 1, Text: "Send me a hint now and then on how to write better threads."},
+		{ID: "research", Version: 1, Text: "Use the lengths and scores of my kolekts, without their texts, to make Kolekt better."},
+	}
+}
+
+func newPrivacy(cfg Config, stores *Stores, h holders, now func() time.Time, log *slog.Logger) (*gdpr.Service, error) {
+	folder := cfg.ExportDir
+	if folder == "" {
+		folder = filepath.Join(os.TempDir(), "kolekt-exports")
+	}
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return nil, fmt.Errorf("EXPORT_DIR: %w", err)
+	}
+	return gdpr.New(stores.Privacy, gdpr.Config{
+		Pepper: cfg.Derive("gdpr"), Sources: h.sources(now), Files: gdpr.DirFiles(folder), Poll: time.Second, Now: now, Logger: log,
+		Subject: func(ctx context.Context, id string) (gdpr.Subject, error) {
+			u, err := h.users.Store().ByID(ctx, id)
+			if err != nil {
+				return gdpr.Subject{}, fmt.Errorf("%w: %w", gdpr.ErrNotFound, err)
+			}
+			return gdpr.Subject{ID: u.ID, Epoch: u.CreatedAt, Identifiers: []gdpr.Identifier{{Kind: "email", Value: u.Email}}}, nil
+		},
+		Purposes: purposes(),
+		// Programs lose their keys at once. The person may still come in, and
+		// call the erasure off.
+		Freeze: func(ctx context.Context, s gdpr.Subject) error {
+			_, err := h.keys.RevokeOwner(ctx, apikeys.Operator("erasure"), apikeys.Account(s.ID), "the account is about to be erased")
+			return err
+		},
+		Notify: h.mail.Privacy,
+	})
+}
+
+// Privacy tells a person what has become of a request.
+func (m *Mails) Privacy(ctx context.Context, n gdpr.Notice) error {
+	u := users.User{ID: n.Subject.ID}
+	for _, email := range n.Subject.Values("email") {
+		u.Email = email
+	}
+	if u.Email == "" {
+		return nil
+	}
+	var err error
+	page := m.url + "/account/privacy"
+	switch n.Event {
+	case "export_ready":
+		_, err = m.kinds.ExportReady.Enqueue(ctx, m.Service, to(u), mailer.ExportReady{DownloadURL: page, ExpiresAt: n.Request.Archive.ExpiresAt}, mailer.Key(n.ID))
+	case "erasure_scheduled":
+		_, err = m.kinds.ErasureScheduled.Enqueue(ctx, m.Service, to(u), mailer.ErasureScheduled{EraseAt: n.Request.StartAt, CancelURL: page}, mailer.Key(n.ID))
+	case "erasure_done":
+		_, err = m.kinds.ErasureDone.Enqueue(ctx, m.Service, mailer.To{Email: u.Email}, mailer.ErasureDone{ErasedAt: m.now()}, mailer.Key(n.ID))
+	}
+	return err
+}

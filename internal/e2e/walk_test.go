@@ -1,0 +1,189 @@
+package e2e
+
+import (
+	"os"
+	"strconv"
+	"testing"
+
+	"github.com/chromedp/chromedp"
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	good      = "4242 4242 4242 4242"
+	declined  = "4000 0000 0000 0002"
+	adminMail = "admin@kolekt.example"
+	adminWord = "kolekt admin"
+	password  = "a password of some length"
+	longText  = "Every sentence of this text says one thing, and says it at a length that fills a line. "
+)
+
+// pictures is where screenshots go.
+func pictures(t *testing.T) string {
+	if dir := os.Getenv("SCREENSHOTS"); dir != "" {
+		return dir
+	}
+	return t.TempDir()
+}
+
+func (b *browser) signUp(email string) {
+	b.t.Helper()
+	b.open("/", 200)
+	b.press("Start free")
+	b.fill("name", "Ann Lee")
+	b.fill("email", email)
+	b.fill("password", password)
+	b.press("Create account")
+	b.sees("New kolekt", "0 of 10")
+}
+
+// write makes a kolekt and expects the status.
+func (b *browser) write(text string, status int64) {
+	b.t.Helper()
+	b.open("/kolekts", 200)
+	b.fill("text", text)
+	b.load(status, chromedp.Click(chromedp.Search(button("Make the kolekt"))))
+}
+
+// upToTheLimit uses the free plan up, after so many kolekts.
+func (b *browser) upToTheLimit(made int) {
+	b.t.Helper()
+	for i := range 10 - made {
+		b.write("Kolekt number "+strconv.Itoa(made+i+1)+". A short thought that fits into one post.", 200)
+	}
+	b.write("One too many.", 402)
+	b.sees("You have made all 10 kolekts of this month", "100 kolekts a month instead of 10", "$9.99")
+}
+
+// pay fills the payment page.
+func (b *browser) pay(card string) {
+	b.t.Helper()
+	b.fill("number", card)
+	b.fill("exp", "12/40")
+	b.fill("cvc", "123")
+	b.fill("name", "Ann Lee")
+	b.load(200, chromedp.Click(chromedp.CSS("#pay")))
+}
+
+func TestFromSignUpToPaidToAdmin(t *testing.T) {
+	dir := pictures(t)
+	b := newBrowser(t, serve(t))
+	b.open("/", 200)
+	b.shots(dir, "home")
+	b.open("/pricing?interval=year", 200)
+	b.sees("$99.90", "2 months free")
+	b.shots(dir, "pricing")
+	b.open("/signup", 200)
+	b.shots(dir, "signup")
+
+	b.signUp("ann@example.com")
+	b.write(longText+longText+longText+longText+longText+longText+longText+longText, 200)
+	b.sees("2 posts", "1/2", "2/2", "Engagement score")
+	b.shots(dir, "kolekt")
+	b.upToTheLimit(1)
+	b.shots(dir, "limit")
+	b.open("/kolekts", 200)
+	b.shots(dir, "write")
+
+	b.open("/pricing", 200)
+	b.press("Choose Pro")
+	b.sees("Kolekt Pro")
+	b.shots(dir, "checkout")
+	b.pay(good)
+	b.sees("You are on Pro", "100 kolekts a month")
+	b.shots(dir, "paid")
+
+	b.open("/account", 200)
+	b.sees("Pro", "$9.99 a month", "Active", "0 of 100", "Next charge: $9.99", "Paid")
+	b.write("The eleventh thought goes through at once.", 200)
+	b.open("/account", 200)
+	b.sees("1 of 100")
+	b.shots(dir, "account")
+
+	b.open("/account/keys", 200)
+	b.fill("name", "Laptop")
+	b.press("Create key")
+	b.sees("Your new key", "kolekt_test_", "read and write")
+	b.shots(dir, "keys")
+	b.open("/account/change?plan=business", 200)
+	b.sees("Upgrade to Business", "Due now", "Confirm the upgrade")
+	b.shots(dir, "change")
+
+	b.open("/account", 200)
+	b.press("Card and invoices")
+	b.shots(dir, "portal")
+	b.load(200, chromedp.Click(chromedp.CSS("#cancel")))
+	b.open("/account/portal-return", 200)
+	b.sees("Ends on", "No more charges", "Resume the plan")
+	b.press("Resume the plan")
+	b.sees("Your plan goes on", "Active")
+	b.press("Cancel the plan")
+	b.sees("Your plan ends on", "Resume the plan")
+	b.press("Resume the plan")
+	b.sees("Active")
+
+	b.load(200, chromedp.Click(chromedp.Search(`//button[normalize-space()="Log out"]`)))
+	b.open("/login", 200)
+	b.shots(dir, "login")
+	b.fill("email", adminMail)
+	b.fill("password", adminWord)
+	b.press("Log in")
+	b.open("/admin", 200)
+	b.sees("ann@example.com", "Pro", "$9.99", "$119.88")
+	b.shots(dir, "admin-revenue")
+	b.open("/admin/users", 200)
+	b.sees("ann@example.com", "2 users")
+	b.shots(dir, "admin-users")
+
+	b.load(200, chromedp.Click(chromedp.Search(`//main//td/a[contains(., "ann@example.com")]`)))
+	b.sees("Timeline", "Billing: subscription.started", "Signed up")
+	b.shots(dir, "admin-user")
+	b.press("Fetch from the payment provider")
+	b.sees("Fetched from the payment provider.")
+	b.open("/admin/usage", 200)
+	b.sees("ann@example.com", "11 kolekts in 30 days")
+	b.shots(dir, "admin-usage")
+	b.open("/admin/health", 200)
+	b.sees("None: every event was handled.")
+	b.press("Compare now")
+	b.shots(dir, "admin-health")
+	b.open("/admin/projections", 200)
+	b.sees("Break-even")
+	b.shots(dir, "admin-projections")
+	b.open("/definitions", 200)
+	b.shots(dir, "definitions")
+
+	b.open("/dev/clock", 200)
+	b.press("A month")
+	b.shots(dir, "clock")
+	b.open("/dev/mail", 200)
+	b.sees("Welcome to Kolekt")
+	b.shots(dir, "mailbox")
+	b.clean()
+}
+
+func TestADeclinedCardChangesNothingAndAnotherOnePays(t *testing.T) {
+	dir := pictures(t)
+	b := newBrowser(t, serve(t))
+	b.signUp("bob@example.com")
+	b.open("/pricing", 200)
+	b.press("Choose Business")
+	b.fill("number", declined)
+	b.fill("exp", "12/40")
+	b.fill("cvc", "123")
+	b.fill("name", "Bob")
+	b.load(422, chromedp.Click(chromedp.CSS("#pay")))
+	b.sees("declined")
+	b.shots(dir, "checkout-declined")
+	page, err := chromedp.Run(b.ctx, chromedp.Location())
+	require.NoError(t, err)
+
+	b.open("/account", 200)
+	b.sees("Free", "0 of 10")
+	b.open(page, 200)
+	b.pay(good)
+	b.sees("You are on Business", "1,000 kolekts a month")
+	b.open("/account", 200)
+	b.sees("Business", "0 of 1,000", "Active")
+	b.clean()
+}

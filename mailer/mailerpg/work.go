@@ -1,0 +1,255 @@
+package mailerpg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/kolekt/commerce/mailer"
+)
+
+// mailColumns is the row of a mail, as scanMail reads it.
+const mailColumns = `o.id, o.key_hash, o.kind, o.stream, o.class, o.state, o.attempts, o.guarded, coalesce(o.account, ''),
+    coalesce(o.topic, ''), coalesce(o.email, ''), coalesce(o.name, ''), coalesce(o.locale, ''), coalesce(o.time_zone, ''),
+    coalesce(o.domain, ''), o.address_hash, o.data, o.created_at, o.run_at, o.expires_at, o.finished_at, o.reason, o.code,
+    o.enhanced, o.transport, o.provider_id`
+
+func scanMail(row pgx.CollectableRow, more ...any) (mailer.Mail, error) {
+	var m mailer.Mail
+	var class, state int16
+	var finished *time.Time
+	var data []byte
+	err := row.Scan(append([]any{&m.ID, &m.KeyHash, &m.Kind, &m.Stream, &class, &state, &m.Attempts, &m.Guarded, &m.Account,
+		&m.Topic, &m.Email, &m.Name, &m.Locale, &m.TimeZone, &m.Domain, &m.AddressHash, &data, &m.CreatedAt, &m.RunAt,
+		&m.ExpiresAt, &finished, &m.Reason, &m.Code, &m.Enhanced, &m.Transport, &m.ProviderID}, more...)...)
+	m.Class, m.State, m.Data = mailer.Class(class), mailer.State(state), data
+	m.CreatedAt, m.RunAt, m.ExpiresAt = m.CreatedAt.UTC(), m.RunAt.UTC(), m.ExpiresAt.UTC()
+	if finished != nil {
+		m.FinishedAt = finished.UTC()
+	}
+	return m, err
+}
+
+// claim leases and counts in one statement. SKIP LOCKED keeps workers from
+// waiting for each other; the partial index keeps it quick whatever the history.
+const claim = `
+with due as (
+    select id from mailer_outbox
+    where state = 0 and run_at <= $1 and domain <> all ($4::text[])
+    order by run_at, id
+    limit $2
+    for update skip locked
+), o as (
+    update mailer_outbox u
+    set state = 1, attempts = attempts + 1, lease_until = $3
+    from due
+    where u.id = due.id
+    returning u.*
+)
+select ` + mailColumns + `, exists (
+    select 1
+    from mailer_suppression s
+    where s.address_hash = o.address_hash and s.blocks >= o.class and (s.stream = '' or s.stream = o.stream)
+)
+from o
+order by o.run_at, o.id`
+
+// Claim implements mailer.Store.
+func (s *Store) Claim(ctx context.Context, c mailer.Claim) ([]mailer.Leased, error) {
+	domains := c.NotDomains
+	if domains == nil {
+		domains = []string{}
+	}
+	rows, err := s.db.Query(ctx, claim, c.Now, c.Limit, c.Now.Add(c.Lease), domains)
+	if err != nil {
+		return nil, fmt.Errorf("mailerpg: claim: %w", err)
+	}
+	leased, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (mailer.Leased, error) {
+		var l mailer.Leased
+		var err error
+		l.Mail, err = scanMail(row, &l.Suppressed)
+		return l, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("mailerpg: claim: %w", err)
+	}
+	return leased, nil
+}
+
+// Begin implements mailer.Store.
+func (s *Store) Begin(ctx context.Context, id string, attempt int) (bool, error) {
+	tag, err := s.db.Exec(ctx, "update mailer_outbox set state = 2 where id = $1 and attempts = $2 and state = 1", id, attempt)
+	if err != nil {
+		return false, fmt.Errorf("mailerpg: begin: %w", err)
+	}
+	return tag.RowsAffected() == 1, nil
+}
+
+// extend passes over rows that are being acknowledged: they need no lease any
+// more, and waiting for them could end in a deadlock.
+const extend = `
+update mailer_outbox u
+set lease_until = $3
+from (
+    select o.id
+    from mailer_outbox o join unnest($1::text[], $2::integer[]) as l (id, attempt) on o.id = l.id and o.attempts = l.attempt
+    where o.state in (1, 2)
+    for update of o skip locked
+) mine
+where u.id = mine.id`
+
+// Extend implements mailer.Store.
+func (s *Store) Extend(ctx context.Context, leases []mailer.Lease, until time.Time) (int, error) {
+	ids, attempts := make([]string, len(leases)), make([]int32, len(leases))
+	for i, l := range leases {
+		ids[i], attempts[i] = l.ID, int32(l.Attempt)
+	}
+	tag, err := s.db.Exec(ctx, extend, ids, attempts, until)
+	if err != nil {
+		return 0, fmt.Errorf("mailerpg: extend: %w", err)
+	}
+	return int(tag.RowsAffected()), nil
+}
+
+// ack ends attempts in one statement; the attempt's number is the fence
+// against a worker that lost its lease.
+const ack = `
+update mailer_outbox o
+set state = a.state, run_at = case when a.state = 0 then a.run_at else o.run_at end, attempts = o.attempts - a.refund,
+    finished_at = case when a.state = 0 then null else a.at end, reason = a.reason, code = a.code, enhanced = a.enhanced,
+    transport = a.transport, provider_id = a.provider_id, lease_until = null
+from unnest($1::text[], $2::integer[], $3::smallint[], $4::timestamptz[], $5::integer[], $6::timestamptz[], $7::text[],
+            $8::integer[], $9::text[], $10::text[], $11::text[])
+    as a (id, attempt, state, run_at, refund, at, reason, code, enhanced, transport, provider_id)
+where o.id = a.id and o.attempts = a.attempt and o.state in (1, 2)`
+
+// Ack implements mailer.Store.
+func (s *Store) Ack(ctx context.Context, acks []mailer.Ack) (int, error) {
+	if len(acks) == 0 {
+		return 0, nil
+	}
+	n := len(acks)
+	sorted := slices.SortedFunc(slices.Values(acks), func(a, b mailer.Ack) int { return strings.Compare(a.ID, b.ID) })
+	ids, reasons, enhanced, transports, providers := make([]string, n), make([]string, n), make([]string, n), make([]string, n), make([]string, n)
+	attempts, refunds, codes, states := make([]int32, n), make([]int32, n), make([]int32, n), make([]int16, n)
+	runs, ats := make([]time.Time, n), make([]time.Time, n)
+	for i, a := range sorted {
+		ids[i], attempts[i], states[i], runs[i], ats[i] = a.ID, int32(a.Attempt), int16(a.State), a.RunAt, a.At
+		reasons[i], codes[i], enhanced[i], transports[i], providers[i] = a.Reason, int32(a.Code), a.Enhanced, a.Transport, a.ProviderID
+		if a.Refund {
+			refunds[i] = 1
+		}
+	}
+	tag, err := s.db.Exec(ctx, ack, ids, attempts, states, runs, refunds, ats, reasons, codes, enhanced, transports, providers)
+	if err != nil {
+		return 0, fmt.Errorf("mailerpg: ack: %w", err)
+	}
+	return int(tag.RowsAffected()), nil
+}
+
+const recoverLeases = `
+update mailer_outbox u
+set state = case when lost.state = 2 then 6 else 0 end, lease_until = null,
+    reason = case when lost.state = 2 then 'ambiguous' else u.reason end,
+    finished_at = case when lost.state = 2 then $1::timestamptz end
+from (
+    select id, state from mailer_outbox
+    where state in (1, 2) and lease_until < $1
+    for update skip locked
+) lost
+where u.id = lost.id`
+
+// Recover implements mailer.Store.
+func (s *Store) Recover(ctx context.Context, now time.Time) (int, error) {
+	tag, err := s.db.Exec(ctx, recoverLeases, now)
+	if err != nil {
+		return 0, fmt.Errorf("mailerpg: recover: %w", err)
+	}
+	return int(tag.RowsAffected()), nil
+}
+
+// Release implements mailer.Store.
+func (s *Store) Release(ctx context.Context, ids []string, at, expires time.Time) (int, error) {
+	tag, err := s.db.Exec(ctx, `
+update mailer_outbox
+set state = 0, run_at = $2, expires_at = $3, attempts = 0, reason = '', finished_at = null
+where id = any ($1) and state in (4, 6) and email is not null`, ids, at, expires)
+	if err != nil {
+		return 0, fmt.Errorf("mailerpg: release: %w", err)
+	}
+	return int(tag.RowsAffected()), nil
+}
+
+// Cancel implements mailer.Store.
+func (s *Store) Cancel(ctx context.Context, id string, at time.Time) (bool, error) {
+	tag, err := s.db.Exec(ctx, `
+update mailer_outbox
+set state = 5, reason = 'cancelled', finished_at = $2
+where id = $1 and state in (0, 6)`, id, at)
+	if err != nil {
+		return false, fmt.Errorf("mailerpg: cancel: %w", err)
+	}
+	return tag.RowsAffected() == 1, nil
+}
+
+// Lookup implements mailer.Store.
+func (s *Store) Lookup(ctx context.Context, id string) (mailer.Mail, error) {
+	rows, err := s.db.Query(ctx, "select "+mailColumns+" from mailer_outbox o where o.id = $1", id)
+	if err != nil {
+		return mailer.Mail{}, fmt.Errorf("mailerpg: lookup: %w", err)
+	}
+	m, err := pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (mailer.Mail, error) { return scanMail(row) })
+	if errors.Is(err, pgx.ErrNoRows) {
+		return mailer.Mail{}, mailer.ErrNotFound
+	}
+	if err != nil {
+		return mailer.Mail{}, fmt.Errorf("mailerpg: lookup: %w", err)
+	}
+	return m, nil
+}
+
+// List implements mailer.Store.
+func (s *Store) List(ctx context.Context, q mailer.Query) ([]mailer.Mail, error) {
+	states := make([]int16, len(q.States))
+	for i, st := range q.States {
+		states[i] = int16(st)
+	}
+	rows, err := s.db.Query(ctx, "select "+mailColumns+` from mailer_outbox o
+where ($1 = '' or o.account = $1) and (cardinality($2::smallint[]) = 0 or o.state = any ($2)) and ($3 = '' or o.id < $3)
+    and o.merged_into is null
+order by o.id desc
+limit $4`, q.Account, states, q.Before, q.Limit)
+	if err != nil {
+		return nil, fmt.Errorf("mailerpg: list: %w", err)
+	}
+	mails, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (mailer.Mail, error) { return scanMail(row) })
+	if err != nil {
+		return nil, fmt.Errorf("mailerpg: list: %w", err)
+	}
+	return mails, nil
+}
+
+// stats counts through the partial indexes, whatever the history.
+const stats = `
+select (select count(*) from mailer_outbox where state = 0), (select count(*) from mailer_outbox where state in (1, 2)),
+    (select count(*) from mailer_outbox where state = 4 and state in (4, 6)),
+    (select count(*) from mailer_outbox where state = 6 and state in (4, 6)),
+    (select min(run_at) from mailer_outbox where state = 0 and run_at <= $1)`
+
+// Stats implements mailer.Store.
+func (s *Store) Stats(ctx context.Context, now time.Time) (mailer.Stats, error) {
+	var st mailer.Stats
+	var oldest *time.Time
+	if err := s.db.QueryRow(ctx, stats, now).Scan(&st.Pending, &st.Claimed, &st.Dead, &st.Held, &oldest); err != nil {
+		return st, fmt.Errorf("mailerpg: stats: %w", err)
+	}
+	if oldest != nil {
+		st.Oldest = oldest.UTC()
+	}
+	return st, nil
+}
