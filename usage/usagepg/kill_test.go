@@ -147,6 +147,17 @@ func start(t *testing.T, f func(line string), env ...string) (kill func()) {
 	}
 }
 
+// killable returns a durable server of this test's own, migrated.
+func killable(t *testing.T) (*services.Postgres, *pgxpool.Pool) {
+	t.Helper()
+	server := pgtest.Server(t, services.PostgresConfig{Durable: true})
+	pool, err := pgxpool.New(t.Context(), server.URL())
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	require.NoError(t, usagepg.Migrate(t.Context(), pool))
+	return server, pool
+}
+
 // restart kills the server and starts it again. The kernel may still be
 // clearing up behind a killed back-end when a new server looks.
 func restart(t *testing.T, server *services.Postgres) {
@@ -165,11 +176,7 @@ func restart(t *testing.T, server *services.Postgres) {
 // acknowledged event is there in the end, and none twice.
 func TestKilledProcessesLoseAndRepeatNothing(t *testing.T) {
 	ctx := t.Context()
-	server := pgtest.Server(t, services.PostgresConfig{Durable: true})
-	pool, err := pgxpool.New(ctx, server.URL())
-	require.NoError(t, err)
-	defer pool.Close()
-	require.NoError(t, usagepg.Migrate(ctx, pool))
+	server, pool := killable(t)
 	dir := t.TempDir()
 	var acked atomic.Int64
 	var failed atomic.Value
@@ -219,11 +226,7 @@ func TestKilledProcessesLoseAndRepeatNothing(t *testing.T) {
 // The control: the same without a journal loses what was acknowledged.
 func TestWithoutAJournalAKillLosesEvents(t *testing.T) {
 	ctx := t.Context()
-	server := pgtest.Server(t, services.PostgresConfig{Durable: true})
-	pool, err := pgxpool.New(ctx, server.URL())
-	require.NoError(t, err)
-	defer pool.Close()
-	require.NoError(t, usagepg.Migrate(ctx, pool))
+	server, pool := killable(t)
 	var acked atomic.Int64
 	ready, enough := make(chan struct{}), make(chan struct{})
 	var once sync.Once
@@ -254,11 +257,7 @@ func TestWithoutAJournalAKillLosesEvents(t *testing.T) {
 // acknowledged step is among it.
 func TestKilledProcessesNeverExceedTheLimit(t *testing.T) {
 	ctx := t.Context()
-	server := pgtest.Server(t, services.PostgresConfig{Durable: true})
-	pool, err := pgxpool.New(ctx, server.URL())
-	require.NoError(t, err)
-	defer pool.Close()
-	require.NoError(t, usagepg.Migrate(ctx, pool))
+	server, pool := killable(t)
 	require.NoError(t, usagepg.New(pool).Maintain(ctx, time.Now()))
 	svc := killService(t, pool)
 
