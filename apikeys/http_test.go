@@ -247,7 +247,7 @@ func TestOptionsPassWhenAsked(t *testing.T) {
 	for _, pass := range []bool{true, false} {
 		h := s.Middleware(apikeys.MiddlewareConfig{PassOptions: pass})(http.HandlerFunc(echo))
 		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequest("OPTIONS", "/", nil))
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodOptions, "/", nil))
 		require.Equal(t, pass, w.Code == 200)
 	}
 }
