@@ -58,7 +58,7 @@ func dawdle() {
 // accepted afterwards. The control, a cache that deletes on revocation, must be
 // caught.
 func TestRevokeAndFillNeverLeaveAStaleKey(t *testing.T) {
-	trials := proof(3_000, 100_000)
+	trials := proof(1_000, 100_000)
 	shared := apikeysmem.New()
 	storeA, storeB := &node{Store: shared}, &node{Store: shared}
 	small := func(c *apikeys.Config) { c.CacheSize = 1024 }
