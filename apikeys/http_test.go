@@ -274,6 +274,9 @@ func (d discard) Write(b []byte) (int, error) { return len(b), nil }
 func (d discard) WriteHeader(int)             {}
 
 func TestMiddlewareAllocatesTwice(t *testing.T) {
+	if raceDetector {
+		t.Skip("skipped: the race detector allocates")
+	}
 	s := newService(t, mem())
 	token, _ := issue(t, s, apikeys.NewKey{})
 	h := s.Middleware(apikeys.MiddlewareConfig{})(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
