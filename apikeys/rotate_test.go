@@ -218,7 +218,7 @@ func TestRotationUnderTrafficRefusesNobody(t *testing.T) {
 				default:
 				}
 				token := current.Load().(string)
-				r := httptest.NewRequest("GET", "/", nil)
+				r := httptest.NewRequest(http.MethodGet, "/", nil)
 				r.Header.Set("X-API-Key", token)
 				w := httptest.NewRecorder()
 				h.ServeHTTP(w, r)
