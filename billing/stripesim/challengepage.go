@@ -1,7 +1,6 @@
 package stripesim
 
 import (
-	"strings"
 )
 
 // challengePage stands in for the bank's 3-D Secure check: of a checkout
@@ -32,7 +31,7 @@ func (s *Simulator) challengeSession(x *session, v *visit) {
 		no, _, err := s.completeSession(x, *x.payer, true)
 		switch {
 		case err != nil:
-			v.message("The payment failed", strings.TrimPrefix(err.Error(), "stripesim: "), s.link("/c/pay/"+x.id))
+			v.message("The payment failed", said(err), s.link("/c/pay/"+x.id))
 		case no != nil:
 			v.message("The payment failed", no.message, v.up+"c/pay/"+x.id)
 		default:

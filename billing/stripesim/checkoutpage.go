@@ -74,7 +74,7 @@ func (s *Simulator) pay(x *session, f cardForm, v *visit) (bool, string) {
 	no, challenge, err := s.completeSession(x, in, false)
 	switch {
 	case err != nil:
-		return false, strings.TrimPrefix(err.Error(), "stripesim: ")
+		return false, said(err)
 	case no != nil:
 		return false, no.message
 	case challenge:

@@ -116,18 +116,26 @@ func (s *Simulator) servePage(w http.ResponseWriter, r *http.Request, path strin
 		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
 		return
 	}
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
+	if !s.visited(v, do) {
 		http.Error(w, "the simulator is closed", http.StatusServiceUnavailable)
 		return
 	}
-	s.noteOrigin(r)
-	s.catchUp()
-	do(v)
-	s.mu.Unlock()
 	s.pump()
 	v.finish(s)
+}
+
+// visited is the part of a visit that holds the lock; it reports whether the
+// simulator is open.
+func (s *Simulator) visited(v *visit, do func(*visit)) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.noteOrigin(v.r)
+	s.catchUp()
+	do(v)
+	return true
 }
 
 // visit is one request of a page. A page decides under the lock and writes

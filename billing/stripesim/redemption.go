@@ -29,10 +29,16 @@ func (r redemption) trial(s *Simulator) *discount {
 // in which they are named.
 func (s *Simulator) readDiscounts(f *form, cust *customer) ([]redemption, error) {
 	var out []redemption
+	named := map[string]bool{}
 	check := func(r redemption) error {
-		if _, _, err := s.redeemable(r.coupon, r.promotion, cust); err != nil {
+		cp, _, err := s.redeemable(r.coupon, r.promotion, cust)
+		if err != nil {
 			return err
 		}
+		if named[cp.id] {
+			return badRequest("", "discounts", "The coupon %s is named more than once.", cp.id)
+		}
+		named[cp.id] = true
 		out = append(out, r)
 		return nil
 	}

@@ -300,6 +300,16 @@ func (s *Simulator) subscribe(in subscribing) (*subscription, error) {
 		}
 	}
 
+	for _, r := range in.discounts {
+		if r.existing != nil {
+			continue
+		}
+		// A checkout may have waited for hours since its coupon was checked.
+		if _, _, err := s.redeemable(r.coupon, r.promotion, in.cust); err != nil {
+			return nil, err
+		}
+	}
+
 	// The first invoice, as it would be: to refuse before anything is made.
 	trialOnly := sub.status == "trialing"
 	draft := s.firstInvoice(sub, in, trialOnly)
