@@ -1,7 +1,6 @@
 package stripesim
 
-import (
-)
+import ()
 
 // challengePage stands in for the bank's 3-D Secure check: of a checkout
 // session, a payment intent or a setup intent.
