@@ -1,7 +1,5 @@
 package stripesim
 
-import ()
-
 // challengePage stands in for the bank's 3-D Secure check: of a checkout
 // session, a payment intent or a setup intent.
 func (s *Simulator) challengePage(v *visit) {
