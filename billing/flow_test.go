@@ -150,22 +150,19 @@ func TestAnAccountInTroubleDoesNotHoldUpTheOthers(t *testing.T) {
 	require.Equal(t, billing.StatusCanceled, r.gateway.Subscriptions()[0].Status)
 }
 
-func TestACustomerThatTheGatewayForgotHasEnded(t *testing.T) {
+func TestAKeyOfAnotherAccountTakesNothingAway(t *testing.T) {
 	r := newRig(t)
 	r.subscribe("alice", "pro")
 	a, err := r.svc.Account(r.ctx, "alice")
 	require.NoError(t, err)
-	// As after a change of the test account: the provider knows nothing of it.
-	svc := r.service(r.store, billingtest.NewGateway(plans(t), r.clock.Now))
-	r.clock.Advance(48 * time.Hour)
+	svc := r.service(r.store, billingtest.NewGateway(plans(t), r.clock.Now)) // it knows nobody
+	r.clock.Advance(25 * time.Hour)
 	report, err := svc.Reconcile(r.ctx)
 	require.NoError(t, err)
-	require.Equal(t, 1, report.Swept)
-	require.Len(t, report.Drift, 1)
-	require.Equal(t, billing.ReasonAccountDeleted, r.access("alice").Reason)
-	after, err := r.svc.Account(r.ctx, "alice")
-	require.NoError(t, err)
-	require.Equal(t, a.Invoices, after.Invoices)
+	require.Equal(t, []billing.Drift{{Account: "alice", What: []string{
+		"customer " + a.CustomerID + ": unknown to the gateway: is the key that of another account or mode?",
+	}}}, report.Drift)
+	require.Equal(t, "pro", r.access("alice").Plan)
 }
 
 func TestRunPrunesWhatIsOldAndDone(t *testing.T) {

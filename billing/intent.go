@@ -283,8 +283,8 @@ func (s *Service) conclude(ctx context.Context, account string, it Intent, out *
 		a.removeIntent(it.Key)
 		switch it.Op {
 		case opCustomer:
-			if a.CustomerID == "" {
-				a.CustomerID = out.customer.ID
+			if a.CustomerID == "" || a.Deleted {
+				a.CustomerID, a.Deleted = out.customer.ID, false
 			}
 		case opCheckout:
 			var r checkoutIntent

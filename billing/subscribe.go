@@ -24,7 +24,8 @@ type Order struct {
 }
 
 // EnsureCustomer returns the gateway's customer of an account, and makes it if
-// there is none: exactly one, from however many calls and processes at once.
+// there is none, or none any more: exactly one, from however many calls and
+// processes at once.
 func (s *Service) EnsureCustomer(ctx context.Context, account string) (customerID string, err error) {
 	a, err := s.Account(ctx, account)
 	if err != nil {
@@ -32,9 +33,6 @@ func (s *Service) EnsureCustomer(ctx context.Context, account string) (customerI
 	}
 	if a.CustomerID != "" && !a.Deleted {
 		return a.CustomerID, nil
-	}
-	if a.Deleted {
-		return "", fmt.Errorf("%w: customer %s of account %q was deleted at the gateway", ErrNotFound, a.CustomerID, account)
 	}
 	var who Person
 	if s.cfg.Customer != nil {
@@ -44,7 +42,7 @@ func (s *Service) EnsureCustomer(ctx context.Context, account string) (customerI
 	}
 	out, done, err := s.act(ctx, account, opCustomer, func(a *Account) (any, bool, error) {
 		customerID = a.CustomerID
-		return CustomerRequest{Account: account, Email: who.Email, Name: who.Name, Metadata: who.Metadata}, customerID != "", nil
+		return CustomerRequest{Account: account, Email: who.Email, Name: who.Name, Metadata: who.Metadata}, customerID != "" && !a.Deleted, nil
 	})
 	if err != nil {
 		return "", err
