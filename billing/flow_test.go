@@ -228,3 +228,13 @@ func TestCloneSharesNothing(t *testing.T) {
 		require.Equal(t, string(before), string(after))
 	}
 }
+
+func TestACallThatIsUnderWayElsewhereIsWaitedFor(t *testing.T) {
+	r := newRig(t)
+	busy := &billing.GatewayError{Kind: billing.ErrUnknownOutcome, Status: 409, Code: "idempotency_key_in_use"}
+	r.gateway.Refuse(busy, busy)
+	id, err := r.svc.EnsureCustomer(r.ctx, "alice")
+	require.NoError(t, err)
+	require.Equal(t, r.gateway.Customers()[0].ID, id)
+	require.Equal(t, 3, r.gateway.Calls("CreateCustomer"))
+}

@@ -175,7 +175,9 @@ func gatewaySubscribe(t *testing.T, h GatewayHarness) {
 	require.Equal(t, billing.InvoiceOpen, inv.Status)
 	require.Equal(t, "subscription_create", inv.BillingReason)
 	require.Equal(t, s.Subscription.ID, inv.SubscriptionID)
-	require.Equal(t, h.price(t, h.Monthly).UnitAmount, billing.Money{Amount: inv.AmountRemaining, Currency: inv.Currency})
+	price := h.price(t, h.Monthly).UnitAmount
+	require.Equal(t, price.Amount, inv.AmountRemaining)
+	require.Equal(t, price.Currency, inv.Currency)
 
 	h.Pay(t, s)
 	st, err = h.Gateway.State(ctx, c.ID)
