@@ -238,3 +238,19 @@ func TestACallThatIsUnderWayElsewhereIsWaitedFor(t *testing.T) {
 	require.Equal(t, r.gateway.Customers()[0].ID, id)
 	require.Equal(t, 3, r.gateway.Calls("CreateCustomer"))
 }
+
+func TestAPausedSubscriptionIsReplacedByAnOrder(t *testing.T) {
+	r := newRig(t, func(c *billing.Config) { c.CancelDuplicates = true })
+	s := r.subscribe("alice", "business")
+	r.clock.Advance(15 * 24 * time.Hour)
+	require.NoError(t, r.gateway.Change(s.ID, func(s *billing.Subscription) { s.Status = billing.StatusPaused })) // no card at the trial's end
+	r.settle()
+	require.Equal(t, billing.ReasonPaused, r.access("alice").Reason)
+	_, err := r.svc.ChangePlan(r.ctx, "alice", billing.Order{Plan: "pro"}, nil)
+	require.ErrorIs(t, err, billing.ErrInvalid)
+	r.subscribe("alice", "pro")
+	require.Equal(t, "pro", r.access("alice").Plan)
+	subs := r.gateway.Subscriptions()
+	require.Equal(t, billing.StatusCanceled, subs[0].Status)
+	require.Equal(t, billing.StatusActive, subs[1].Status)
+}

@@ -176,7 +176,7 @@ func (s *Service) ready(ctx context.Context, account string) (Account, error) {
 // which is to be paid instead.
 func (a *Account) sellable() error {
 	for _, sub := range a.Live() {
-		if sub.Status != StatusIncomplete {
+		if !sub.Status.waits() {
 			return &SubscribedError{SubscriptionID: sub.ID, Status: sub.Status}
 		}
 	}
@@ -250,7 +250,7 @@ func (s *Service) Subscribe(ctx context.Context, account string, o Order) (Subsc
 			again = *a.Unpaid
 			return nil, true, nil
 		}
-		if !underWay(a) && (a.Checkout != nil || a.incomplete()) {
+		if !underWay(a) && (a.Checkout != nil || a.waiting()) {
 			return nil, false, errBusy
 		}
 		return request(a), false, nil
@@ -266,7 +266,7 @@ func (s *Service) Subscribe(ctx context.Context, account string, o Order) (Subsc
 var errBusy = fmt.Errorf("%w: another order of this account came at the same time", ErrConflict)
 
 // clear takes what is unpaid out of the way: an open checkout, unless it is
-// the one to keep, and incomplete subscriptions.
+// the one to keep, and subscriptions that wait for a payment method.
 func (s *Service) clear(ctx context.Context, a *Account, keep string) error {
 	if c := a.Checkout; c != nil && c.ID != keep {
 		if err := s.expire(ctx, a.ID, c.ID); err != nil {
@@ -274,7 +274,7 @@ func (s *Service) clear(ctx context.Context, a *Account, keep string) error {
 		}
 	}
 	for _, sub := range a.Live() {
-		if sub.Status == StatusIncomplete {
+		if sub.Status.waits() {
 			if err := s.end(ctx, a.ID, sub.ID, CancelRequest{Reason: "replaced"}); err != nil && !errors.Is(err, ErrNoSubscription) {
 				return err
 			}
