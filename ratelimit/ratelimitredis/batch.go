@@ -33,6 +33,7 @@ var (
 type batcher struct {
 	client  redis.UniversalClient
 	timeout time.Duration
+	aheads  *aheads
 	single  bool // one server: one script can decide for many keys
 
 	mu      sync.Mutex
@@ -45,7 +46,9 @@ type call struct {
 	decider *decider
 	req     ratelimit.Request
 	key     string
+	plan    *planArgs
 	next    *call // an equal request, decided together
+	count   int64 // of the first: how many are asked for, those ahead included
 	out     ratelimit.Outcome
 	used    ratelimit.Used
 	err     error
@@ -108,6 +111,7 @@ func (b *batcher) fly(ctx context.Context, batch []*call) {
 	ctx, cancel := context.WithTimeout(ctx, b.timeout)
 	defer cancel()
 	groups := group(batch)
+	b.size(groups)
 	if b.single {
 		b.together(ctx, groups)
 	} else {
@@ -149,17 +153,31 @@ func group(batch []*call) []*call {
 	return groups
 }
 
-func (c *call) len() (n int64) {
-	for ; c != nil; c = c.next {
-		n++
+// size counts the calls of each group and adds what is worth taking ahead.
+func (b *batcher) size(groups []*call) {
+	for _, first := range groups {
+		n := int64(0)
+		for c := first; c != nil; c = c.next {
+			n++
+		}
+		first.count = n
+		if first.decider.merges && first.req.Op == ratelimit.Take {
+			first.count += b.aheads.want(n)
+		}
 	}
-	return n
 }
 
-// settle hands the reply about a group to its calls.
-func (c *call) settle(now int64, reply []int64) {
-	for i := int64(0); c != nil; c, i = c.next, i+1 {
+// settle hands the reply about a group to its calls, and the rest of what it
+// paid for to those that come next.
+func (b *batcher) settle(first *call, now int64, reply []int64) {
+	i := int64(0)
+	for c := first; c != nil; c = c.next {
 		c.out, c.used = c.decider.outcome(now, reply, &c.req, i)
+		i++
+	}
+	if admitted := reply[0]; first.count > i && admitted > i {
+		out, used := first.decider.outcome(now, reply, &first.req, admitted-1)
+		b.aheads.keep(first, admitted-i, out, used)
 	}
 }
 
@@ -168,8 +186,6 @@ func (c *call) fail(err error) {
 		c.err = err
 	}
 }
-
-var one any = "1"
 
 // one decides for a single caller.
 func (b *batcher) one(ctx context.Context, d *decider, req *ratelimit.Request) (out ratelimit.Outcome, used ratelimit.Used, err error) {
@@ -187,58 +203,44 @@ func (b *batcher) one(ctx context.Context, d *decider, req *ratelimit.Request) (
 
 // request is the arguments of one plan and one key.
 func request(plan *planArgs, req *ratelimit.Request, m int64) []any {
-	args := make([]any, 0, len(plan.args)+5)
-	args = append(args, one)
-	args = append(args, plan.args...)
-	return appendKey(append(args, one), req, m)
+	var room [256]byte
+	b := append(append(room[:0], '['), plan.text...)
+	return arguments(appendKey(b, 1, req, m), plan.len)
 }
 
-var (
-	operations = [...]any{ratelimit.Take: "0", ratelimit.Peek: "1", ratelimit.Adjust: "2"}
-	digits     = [...]any{"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"}
-)
-
-func appendKey(args []any, req *ratelimit.Request, m int64) []any {
-	return append(args, operations[req.Op], number(req.Cost), number(m))
+// appendKey appends a key's plan, by where it begins, and what is asked.
+func appendKey(b []byte, plan int, req *ratelimit.Request, m int64) []byte {
+	return appendNumbers(b, int64(plan), int64(req.Op), req.Cost, m)
 }
 
-func number(n int64) any {
-	if n >= 0 && n < int64(len(digits)) {
-		return digits[n]
-	}
-	return strconv.FormatInt(n, 10)
+// arguments closes a list of which the plans' part is so long.
+func arguments(list []byte, plans int) []any {
+	list[len(list)-1] = ']' // instead of the last comma
+	return []any{string(list), strconv.Itoa(plans)}
 }
 
 // together decides for all groups in one script.
 func (b *batcher) together(ctx context.Context, groups []*call) {
-	index := map[*planArgs]int{}
-	var plans []*planArgs
+	begins := map[*planArgs]int{} // counted from 1
 	keys := make([]string, len(groups))
+	list := append(make([]byte, 0, 256+24*len(groups)), '[')
 	size := 0
-	which := make([]int, len(groups))
 	for i, c := range groups {
 		keys[i] = c.key
 		p := c.decider.args(c.req.Spans)
-		at, ok := index[p]
-		if !ok {
-			at = len(plans)
-			index[p] = at
-			plans = append(plans, p)
-			size += len(p.args)
+		if begins[p] == 0 {
+			begins[p] = size + 1
+			size += p.len
+			list = append(list, p.text...)
 		}
-		which[i] = at
-	}
-	args := make([]any, 0, 1+size+4*len(groups))
-	args = append(args, number(int64(len(plans))))
-	for _, p := range plans {
-		args = append(args, p.args...)
+		c.plan = p
 	}
 	want := 1
-	for i, c := range groups {
-		args = append(args, number(int64(which[i]+1)))
-		args = appendKey(args, &c.req, c.len())
+	for _, c := range groups {
+		list = appendKey(list, begins[c.plan], &c.req, c.count)
 		want += c.decider.replyLen()
 	}
+	args := arguments(list, size)
 	reply, err := decideScript.run(ctx, b.client, keys, args)
 	if err == nil && len(reply) != want {
 		err = errReply
@@ -249,7 +251,7 @@ func (b *batcher) together(ctx context.Context, groups []*call) {
 			c.fail(err)
 			continue
 		}
-		c.settle(reply[0], reply[at:])
+		b.settle(c, reply[0], reply[at:])
 		at += c.decider.replyLen()
 	}
 }
@@ -262,7 +264,7 @@ func (b *batcher) pipeline(ctx context.Context, groups []*call) {
 		pipe := b.client.Pipeline()
 		for i, c := range groups {
 			if wanted(i) {
-				args := decideScript.args(whole, []string{c.key}, request(c.decider.args(c.req.Spans), &c.req, c.len()))
+				args := decideScript.args(whole, []string{c.key}, request(c.decider.args(c.req.Spans), &c.req, c.count))
 				cmds[i] = redis.NewIntSliceCmd(ctx, args...)
 				_ = pipe.Process(ctx, cmds[i]) // queued; each command carries its own error
 			}
@@ -291,6 +293,6 @@ func (b *batcher) pipeline(ctx context.Context, groups []*call) {
 			c.fail(err)
 			continue
 		}
-		c.settle(reply[0], reply[1:])
+		b.settle(c, reply[0], reply[1:])
 	}
 }
