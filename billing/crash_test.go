@@ -275,7 +275,7 @@ func wholeStory(t *testing.T, want ending) {
 		plan: "business", reason: billing.ReasonEnding, customers: 1,
 		statuses: []billing.Status{billing.StatusCanceled, billing.StatusActive}, invoices: 4,
 		kinds: []billing.Kind{
-			billing.KindInvoicePaid, billing.KindInvoicePaid, billing.KindInvoicePaid,
+			billing.KindInvoiceDrafted, billing.KindInvoicePaid, billing.KindInvoicePaid, billing.KindInvoicePaid,
 			billing.KindPaymentFailed, billing.KindPaymentRecovered,
 			billing.KindSubscriptionChanged, billing.KindSubscriptionChanged, billing.KindSubscriptionEnding, billing.KindSubscriptionStarted,
 		},

@@ -89,3 +89,12 @@ func (l Limit) less(m Limit) bool {
 	}
 	return float64(l.N)/float64(l.Per) < float64(m.N)/float64(m.Per)
 }
+
+// feed returns the number as other packages are fed with it: negative for no
+// limit, as is the custom of those who ask by an interface of their own.
+func (l Limit) feed() int64 {
+	if l.Unlimited() {
+		return -1
+	}
+	return l.N
+}

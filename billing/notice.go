@@ -19,6 +19,7 @@ const (
 	KindSubscriptionEnded     Kind = "subscription.ended"     // after it had started
 	KindSubscriptionDuplicate Kind = "subscription.duplicate" // a second one started beside a live one
 	KindTrialEnding           Kind = "trial.ending"           // in three days
+	KindInvoiceDrafted        Kind = "invoice.drafted"        // of a renewal: it can be changed for about an hour
 	KindInvoicePaid           Kind = "invoice.paid"           // with money: not for an amount of zero
 	KindPaymentFailed         Kind = "payment.failed"         // an attempt at a renewal
 	KindPaymentActionRequired Kind = "payment.action_required"
@@ -177,6 +178,10 @@ func invoiceFacts(a *Account, inv *Invoice) []Notice {
 		return &all[len(all)-1]
 	}
 	paid := inv.Status == InvoicePaid && inv.AmountPaid > 0
+	if inv.BillingReason == "subscription_cycle" {
+		// Every renewal was a draft once, also one that was seen too late.
+		tell(KindInvoiceDrafted, "", inv.AmountDue)
+	}
 	if inv.BillingReason != "subscription_create" { // there, the person is on the payment page
 		failed := map[int64]bool{}
 		for _, m := range a.Marks {

@@ -161,20 +161,20 @@ func (s *Service) Access(ctx context.Context, account string) (Decision, error) 
 }
 
 // Limit returns how much an account may do of something: n in each per, or n
-// in each billing period when per is 0; n is Unlimited for no limit. A name
-// that the catalogue doesn't have is ErrUnknownLimit.
+// in each billing period when per is 0; n is -1 for no limit. A name that the
+// catalogue doesn't have is ErrUnknownLimit.
 func (s *Service) Limit(ctx context.Context, account, name string) (n int64, per time.Duration, err error) {
 	d, err := s.Access(ctx, account)
 	if err != nil {
 		return 0, 0, err
 	}
 	l, err := d.Limit(name)
-	return l.N, l.Per, err
+	return l.feed(), l.Per, err
 }
 
 // Quota returns how much an account may use of something in the billing
-// period that is running, and that period. A name that the catalogue doesn't
-// have, or that is a rate, is ErrUnknownLimit.
+// period that is running, -1 for no limit, and that period. A name that the
+// catalogue doesn't have, or that is a rate, is ErrUnknownLimit.
 func (s *Service) Quota(ctx context.Context, account, name string) (n int64, from, to time.Time, err error) {
 	d, err := s.Access(ctx, account)
 	if err != nil {
@@ -187,7 +187,7 @@ func (s *Service) Quota(ctx context.Context, account, name string) (n int64, fro
 	if err != nil {
 		return 0, time.Time{}, time.Time{}, err
 	}
-	return l.N, d.Period.From, d.Period.To, nil
+	return l.feed(), d.Period.From, d.Period.To, nil
 }
 
 // Subscription returns the live subscription of an account, or the last one
