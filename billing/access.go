@@ -10,12 +10,17 @@ import (
 // Policy says what happens to an account that doesn't pay.
 type Policy struct {
 	// Grace is how long a plan whose renewal is unpaid stays as it is, counted
-	// from the oldest unpaid invoice. 0 means 14 days, as long as Stripe
-	// retries; negative means none.
+	// from the oldest unpaid invoice; then the account is Limited. 0 means 14
+	// days, as long as Stripe retries; negative means none.
 	Grace time.Duration
-	// Suspend, when positive, is how long after that invoice the account gets
-	// nothing at all, not even the default plan. 0 means never.
+	// Suspend, when positive, is how long after that invoice the account is
+	// Suspended. 0 means never.
 	Suspend time.Duration
+	// Cancel, when positive, is how long after that invoice Run ends the
+	// subscription. 0 leaves it to the gateway.
+	Cancel time.Duration
+	// Dunning, when set, replaces Grace, Suspend and Cancel.
+	Dunning []Step
 	// MaxStale is how long after its period's end a subscription goes on
 	// without news from the gateway. 0 means that it goes on, marked stale:
 	// our outage isn't the customer's fault.
@@ -88,6 +93,8 @@ type Decision struct {
 	// Pending is the plan of the subscription when that isn't at work: what
 	// would be back after a payment.
 	Pending string `json:"pending,omitempty"`
+	// Dunning is how far the account is in arrears.
+	Dunning Level `json:"dunning"`
 	// AsOf is when the gateway was last asked; Stale says that its news is
 	// overdue.
 	AsOf  time.Time `json:"as_of,omitzero"`
@@ -106,7 +113,7 @@ func Access(c *Catalog, p Policy, a *Account, now time.Time) Decision {
 			d = v
 		}
 	}
-	dec := Decision{Reason: d.reason, Until: d.until, Quantity: 1, AsOf: a.SyncedAt, Stale: a.Provisional || d.stale, catalog: c}
+	dec := Decision{Reason: d.reason, Until: d.until, Quantity: 1, AsOf: a.SyncedAt, Stale: a.Provisional || d.stale, Dunning: d.level, catalog: c}
 	if d.sub == nil {
 		dec.Reason = ReasonNone
 	} else {
@@ -139,6 +146,7 @@ type verdict struct {
 	stale    bool
 	plan     int // of the catalogue, or -1
 	quantity int64
+	level    Level
 	rank     int
 }
 
@@ -163,7 +171,7 @@ func judge(c *Catalog, p Policy, a *Account, s *Subscription, now time.Time) ver
 	if item >= 0 {
 		v.quantity = s.Items[item].Quantity
 	}
-	v.reason, v.until = reasonOf(p, a, s, now)
+	v.reason, v.until, v.level = reasonOf(p, a, s, now)
 	if a.Deleted {
 		v.reason, v.until = ReasonAccountDeleted, time.Time{}
 	}
@@ -190,80 +198,50 @@ func judge(c *Catalog, p Policy, a *Account, s *Subscription, now time.Time) ver
 }
 
 // reasonOf reads status and dates; the plan is judged apart.
-func reasonOf(p Policy, a *Account, s *Subscription, now time.Time) (Reason, time.Time) {
+func reasonOf(p Policy, a *Account, s *Subscription, now time.Time) (Reason, time.Time, Level) {
 	end := s.endsAt()
 	if !end.IsZero() && !s.Status.Terminal() && s.Status != StatusIncomplete {
 		if !now.Before(end) {
-			return ReasonCanceled, time.Time{} // the gateway's word is on its way
+			return ReasonCanceled, time.Time{}, Settled // the gateway's word is on its way
 		}
 		if s.Status == StatusActive || s.Status == StatusTrialing {
-			return ReasonEnding, end
+			return ReasonEnding, end, Settled
 		}
 	}
 	switch s.Status {
 	case StatusActive:
-		return ReasonActive, time.Time{}
+		return ReasonActive, time.Time{}, Settled
 	case StatusTrialing:
-		return ReasonTrialing, s.TrialEnd
-	case StatusPastDue:
-		reason, until := overdue(p, a, s, now, true)
-		return reason, earlier(until, end)
-	case StatusUnpaid:
-		return overdue(p, a, s, now, false)
+		return ReasonTrialing, s.TrialEnd, Settled
+	case StatusPastDue, StatusUnpaid:
+		level, until := p.arrears(a, s, now)
+		reason := ReasonGrace
+		switch {
+		case level >= Suspended:
+			reason = ReasonSuspended
+		case s.Status == StatusUnpaid:
+			reason = ReasonUnpaid
+		case level == Limited:
+			reason = ReasonPastDue
+		}
+		return reason, earlier(until, end), level
 	case StatusIncomplete:
 		if s.Created.IsZero() {
-			return ReasonIncomplete, time.Time{}
+			return ReasonIncomplete, time.Time{}, Settled
 		}
-		return ReasonIncomplete, s.Created.Add(incompleteFor)
+		return ReasonIncomplete, s.Created.Add(incompleteFor), Settled
 	case StatusIncompleteExpired:
-		return ReasonExpired, time.Time{}
+		return ReasonExpired, time.Time{}, Settled
 	case StatusPaused:
-		return ReasonPaused, time.Time{}
+		return ReasonPaused, time.Time{}, Settled
 	case StatusCanceled:
-		return ReasonCanceled, time.Time{}
+		return ReasonCanceled, time.Time{}, Settled
 	}
 	// No new grant, but what there was stays to the end of what was paid.
 	if a.Trails[s.ID].granted() && now.Before(s.Period.To) {
-		return ReasonUnknown, s.Period.To
+		return ReasonUnknown, s.Period.To, Settled
 	}
-	return ReasonUnknownStatus, time.Time{}
-}
-
-// overdue is grace, then the default plan, then suspension, counted from the
-// oldest unpaid invoice.
-func overdue(p Policy, a *Account, s *Subscription, now time.Time, grace bool) (Reason, time.Time) {
-	since := a.overdueSince(s)
-	end, suspend := since.Add(p.grace()), time.Time{}
-	if p.Suspend > 0 {
-		suspend = since.Add(p.Suspend)
-		if !now.Before(suspend) {
-			return ReasonSuspended, time.Time{}
-		}
-	}
-	switch {
-	case grace && now.Before(end):
-		return ReasonGrace, earlier(end, suspend)
-	case grace:
-		return ReasonPastDue, suspend
-	}
-	return ReasonUnpaid, suspend
-}
-
-func (p Policy) grace() time.Duration {
-	if p.Grace == 0 {
-		return DefaultGrace
-	}
-	return max(p.Grace, 0)
-}
-
-// overdueSince is when the oldest unpaid invoice was made: the start of the
-// period, when no invoice is known.
-func (a *Account) overdueSince(s *Subscription) time.Time {
-	since := s.Period.From
-	if unpaid := a.UnpaidInvoices(s.ID); len(unpaid) > 0 {
-		since = unpaid[0].Created
-	}
-	return since
+	return ReasonUnknownStatus, time.Time{}, Settled
 }
 
 // endsAt is the scheduled end of a subscription; zero without one.

@@ -108,6 +108,21 @@ func (a *Account) Live() []Subscription {
 	return live
 }
 
+// duplicates returns the live subscriptions beside the newest one that is paid
+// for.
+func (a *Account) duplicates() []string {
+	var ids []string
+	for _, s := range a.Subscriptions { // newest first
+		if s.Status.Live() && s.Status != StatusIncomplete {
+			ids = append(ids, s.ID)
+		}
+	}
+	if len(ids) < 2 {
+		return nil
+	}
+	return ids[1:]
+}
+
 // standing orders the statuses by how much they are worth.
 func standing(s Status) int {
 	switch s {

@@ -21,6 +21,9 @@ func (s *Service) resumeAfter() time.Duration { return s.cfg.CallTimeout + 30*ti
 
 // ripen marks what has come with time alone.
 func (s *Service) ripen(a *Account, now time.Time) {
+	for i := range a.Subscriptions {
+		s.cfg.Policy.ripen(a, &a.Subscriptions[i], now)
+	}
 	for _, sub := range a.Subscriptions {
 		if sub.Status == StatusTrialing && !sub.TrialEnd.IsZero() && !now.Before(sub.TrialEnd.Add(-trialNotice)) && now.Before(sub.TrialEnd) {
 			a.mark(fmt.Sprintf("%s:%s:%d", KindTrialEnding, sub.ID, sub.TrialEnd.Unix()), Mark{At: now, Subject: sub.ID, Kind: KindTrialEnding})
@@ -36,6 +39,12 @@ func (s *Service) dueAt(a *Account) time.Time {
 	}
 	if a.Provisional {
 		due = earlier(due, s.now().Add(refetchAfter))
+	}
+	if s.cfg.CancelDuplicates && len(a.duplicates()) > 0 {
+		due = earlier(due, s.now())
+	}
+	for i := range a.Subscriptions {
+		due = earlier(due, s.cfg.Policy.next(a, &a.Subscriptions[i], s.now()))
 	}
 	for _, sub := range a.Subscriptions {
 		if sub.Status != StatusTrialing || sub.TrialEnd.IsZero() {
@@ -84,6 +93,16 @@ func (s *Service) attend(ctx context.Context, account string) error {
 			continue
 		}
 		errs = append(errs, s.resume(ctx, account, it))
+	}
+	if s.cfg.CancelDuplicates {
+		for _, id := range a.duplicates() {
+			errs = append(errs, s.end(ctx, account, id, CancelRequest{Prorate: true, InvoiceNow: true, Reason: "duplicate"}))
+		}
+	}
+	for i := range a.Subscriptions {
+		if level, _ := s.cfg.Policy.arrears(&a, &a.Subscriptions[i], s.now()); level == Canceled {
+			errs = append(errs, s.end(ctx, account, a.Subscriptions[i].ID, CancelRequest{Reason: "payment_failed"}))
+		}
 	}
 	if a.Provisional && a.CustomerID != "" {
 		_, err := s.converge(ctx, account, a.CustomerID, nil, nil)

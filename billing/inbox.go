@@ -347,6 +347,7 @@ func (s *Service) write(ctx context.Context, before, after *Account, done []stri
 		return fmt.Errorf("billing: save account: %w", err)
 	}
 	after.Version++
+	s.feeds.forget(after.ID)
 	if len(notices) > 0 {
 		s.poke()
 	}

@@ -26,6 +26,8 @@ const (
 	KindPaymentRecovered      Kind = "payment.recovered" // paid after a failed attempt
 	KindPaymentRefunded       Kind = "payment.refunded"  // for the first time, in whole or in part
 	KindPaymentDisputed       Kind = "payment.disputed"
+	KindAccessLimited         Kind = "access.limited"   // arrears took the plan away: see Policy
+	KindAccessSuspended       Kind = "access.suspended" // … took everything away
 )
 
 // Notice tells the application that something is so. Notices come at least
@@ -89,7 +91,7 @@ func facts(a *Account) []Notice {
 		switch m := a.Marks[id]; m.Kind {
 		case KindTrialEnding:
 			n.SubscriptionID = m.Subject
-		case KindPaymentActionRequired:
+		case KindPaymentActionRequired, KindAccessLimited, KindAccessSuspended:
 			n.InvoiceID = m.Subject
 		case KindPaymentFailed:
 			continue // with its invoice

@@ -212,6 +212,7 @@ func (s *Service) detach(ctx context.Context, account string) error {
 		as.ID, as.Erased = ident.New("erased", s.now()), true
 		as.settle()
 		err = s.store.Detach(ctx, account, as)
+		s.feeds.forget(account)
 		if !errors.Is(err, ErrConflict) {
 			return err
 		}

@@ -103,10 +103,8 @@ func (cfg Config) withDefaults() (Config, error) {
 		return cfg, fmt.Errorf("%w: Config.Attempts is negative", ErrInvalid)
 	case cfg.Retention < late:
 		return cfg, fmt.Errorf("%w: Config.Retention is %v, want 35 days or more", ErrInvalid, cfg.Retention)
-	case cfg.Policy.Suspend < 0 || cfg.Policy.MaxStale < 0:
-		return cfg, fmt.Errorf("%w: Config.Policy: Suspend and MaxStale aren't negative", ErrInvalid)
 	}
-	return cfg, nil
+	return cfg, cfg.Policy.validate()
 }
 
 // Service is the billing of an application. It is safe for concurrent use, and
@@ -117,6 +115,7 @@ type Service struct {
 	gateway Gateway
 	cfg     Config
 	prices  priceCache
+	feeds   feedList
 	wake    chan struct{} // something may be pending
 }
 
@@ -182,12 +181,16 @@ func (s *Service) Quota(ctx context.Context, account, name string) (n int64, fro
 	}
 	l, err := d.Limit(name)
 	if err == nil && l.Per != 0 {
-		err = fmt.Errorf("%w: limit %q is a rate (%s), not a quota", ErrUnknownLimit, name, l)
+		err = notQuota(name, l)
 	}
 	if err != nil {
 		return 0, time.Time{}, time.Time{}, err
 	}
 	return l.feed(), d.Period.From, d.Period.To, nil
+}
+
+func notQuota(name string, l Limit) error {
+	return fmt.Errorf("%w: limit %q is a rate (%s), not a quota", ErrUnknownLimit, name, l)
 }
 
 // Subscription returns the live subscription of an account, or the last one

@@ -141,7 +141,7 @@ const save = `
 		order by n.place
 		on conflict (id) do nothing
 	)
-	select count(*) from saved`
+	select count(*), count(pg_notify('billing_accounts', left($1, 2000))) from saved`
 
 // Save implements billing.Store.
 func (s *Store) Save(ctx context.Context, c billing.Change) error {
@@ -158,9 +158,9 @@ func (s *Store) Save(ctx context.Context, c billing.Change) error {
 		}
 		ids[i], notices[i], due[i] = n.ID, string(text), n.At
 	}
-	var saved int
+	var saved, told int
 	err = s.db.QueryRow(ctx, save, a.ID, a.CustomerID, a.Version, null(a.SyncedAt), null(a.DueAt), string(data),
-		texts(c.Done), ids, notices, due).Scan(&saved)
+		texts(c.Done), ids, notices, due).Scan(&saved, &told)
 	var pg *pgconn.PgError
 	switch {
 	case errors.As(err, &pg) && pg.Code == "23505": // unique_violation
@@ -407,7 +407,8 @@ func (s *Store) Prune(ctx context.Context, before time.Time, limit int) (int, er
 const detach = `
 	update billing_accounts
 	set account = $2, customer_id = nullif($3, ''), version = version + 1, synced_at = $4, due_at = $5, data = $6::json
-	where account = $1 and version = $7`
+	where account = $1 and version = $7
+	returning pg_notify('billing_accounts', left($1, 2000))`
 
 // Detach implements billing.Store.
 func (s *Store) Detach(ctx context.Context, account string, as billing.Account) error {
