@@ -135,6 +135,8 @@ func TestGuardBoundsTheWaitAndHeals(t *testing.T) {
 				require.NoError(t, err)
 				require.Equal(t, ratelimit.FromStore, d.Source, "healed by itself")
 				require.True(t, g.State().Healthy)
+				mu.Lock()
+				defer mu.Unlock()
 				require.Len(t, changes, 2)
 				require.Error(t, changes[0])
 				require.NoError(t, changes[1])

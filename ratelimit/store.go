@@ -158,6 +158,19 @@ func (o *Outcome) SetOver(i int, shadow bool, wait int64) {
 // Over returns a bit for each window that had no room.
 func (o *Outcome) Over() uint8 { return uint8(o.bits >> overBits) }
 
+// Refused returns in how many microseconds the cost would have room in every
+// window that isn't a shadow: 0 when it had, WaitForever if never.
+func (o *Outcome) Refused() int64 { return o.wait }
+
+// Later makes an outcome that was kept say what it says some microseconds
+// later.
+func (o *Outcome) Later(passed int64) {
+	o.Now += passed
+	if o.wait != WaitForever && o.wait != 0 {
+		o.wait = max(o.wait-passed, 1)
+	}
+}
+
 // SetStale says that nothing was done, because a span doesn't contain Now.
 func (o *Outcome) SetStale() { o.bits |= 1 << staleBit }
 

@@ -45,6 +45,7 @@ type call struct {
 	decider *decider
 	req     ratelimit.Request
 	key     string
+	plan    *planArgs
 	next    *call // an equal request, decided together
 	out     ratelimit.Outcome
 	used    ratelimit.Used
@@ -169,8 +170,6 @@ func (c *call) fail(err error) {
 	}
 }
 
-var one any = "1"
-
 // one decides for a single caller.
 func (b *batcher) one(ctx context.Context, d *decider, req *ratelimit.Request) (out ratelimit.Outcome, used ratelimit.Used, err error) {
 	plan := d.args(req.Spans)
@@ -187,58 +186,44 @@ func (b *batcher) one(ctx context.Context, d *decider, req *ratelimit.Request) (
 
 // request is the arguments of one plan and one key.
 func request(plan *planArgs, req *ratelimit.Request, m int64) []any {
-	args := make([]any, 0, len(plan.args)+5)
-	args = append(args, one)
-	args = append(args, plan.args...)
-	return appendKey(append(args, one), req, m)
+	var room [256]byte
+	b := append(append(room[:0], '['), plan.text...)
+	return arguments(appendKey(b, 1, req, m), plan.len)
 }
 
-var (
-	operations = [...]any{ratelimit.Take: "0", ratelimit.Peek: "1", ratelimit.Adjust: "2"}
-	digits     = [...]any{"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"}
-)
-
-func appendKey(args []any, req *ratelimit.Request, m int64) []any {
-	return append(args, operations[req.Op], number(req.Cost), number(m))
+// appendKey appends a key's plan, by where it begins, and what is asked.
+func appendKey(b []byte, plan int, req *ratelimit.Request, m int64) []byte {
+	return appendNumbers(b, int64(plan), int64(req.Op), req.Cost, m)
 }
 
-func number(n int64) any {
-	if n >= 0 && n < int64(len(digits)) {
-		return digits[n]
-	}
-	return strconv.FormatInt(n, 10)
+// arguments closes a list of which the plans' part is so long.
+func arguments(list []byte, plans int) []any {
+	list[len(list)-1] = ']' // instead of the last comma
+	return []any{string(list), strconv.Itoa(plans)}
 }
 
 // together decides for all groups in one script.
 func (b *batcher) together(ctx context.Context, groups []*call) {
-	index := map[*planArgs]int{}
-	var plans []*planArgs
+	begins := map[*planArgs]int{} // counted from 1
 	keys := make([]string, len(groups))
+	list := append(make([]byte, 0, 256+24*len(groups)), '[')
 	size := 0
-	which := make([]int, len(groups))
 	for i, c := range groups {
 		keys[i] = c.key
 		p := c.decider.args(c.req.Spans)
-		at, ok := index[p]
-		if !ok {
-			at = len(plans)
-			index[p] = at
-			plans = append(plans, p)
-			size += len(p.args)
+		if begins[p] == 0 {
+			begins[p] = size + 1
+			size += p.len
+			list = append(list, p.text...)
 		}
-		which[i] = at
-	}
-	args := make([]any, 0, 1+size+4*len(groups))
-	args = append(args, number(int64(len(plans))))
-	for _, p := range plans {
-		args = append(args, p.args...)
+		c.plan = p
 	}
 	want := 1
-	for i, c := range groups {
-		args = append(args, number(int64(which[i]+1)))
-		args = appendKey(args, &c.req, c.len())
+	for _, c := range groups {
+		list = appendKey(list, begins[c.plan], &c.req, c.len())
 		want += c.decider.replyLen()
 	}
+	args := arguments(list, size)
 	reply, err := decideScript.run(ctx, b.client, keys, args)
 	if err == nil && len(reply) != want {
 		err = errReply

@@ -1,10 +1,11 @@
 -- Decides about any number of keys, each by a plan of windows, in one step:
 -- nothing runs between the commands of a script.
 --
--- ARGV: the number of plans; for each plan its number of windows, and for each
--- window ID, limit, interval, shadow and, if it is a period, the span's start
--- and end; then for each key its plan, operation, cost and how many equal
--- requests of that cost are asked together.
+-- ARGV[1]: a list of numbers: for each plan its number of windows, 1 if it is
+-- plain (buckets and periods, no shadows), and for each window ID, limit,
+-- interval, shadow, and the span's start and end; then for each key where its
+-- plan begins in the list, operation, cost and how many equal requests of that
+-- cost are asked together. ARGV[2]: how long the plans' part is.
 -- Reply: the time; then for each key how many requests were admitted (-1 when
 -- a span is not the present), a bit for each window that is over, and for each
 -- window its use and its wait (-1 for ever).
@@ -13,24 +14,22 @@
 -- another. An ID modulo 4 is the algorithm. All are integers below 2^53, which
 -- a double holds exactly; they are kept as doubles where Redis has struct, and
 -- as digits in a Redis made for tests.
+--
+-- The plain path at the end is a shorter form of general: it makes no table and
+-- no function but what it needs, which is most of a script's time.
+local struct = rawget(_G, 'struct')
+local floor, min, max = math.floor, math.min, math.max
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local a = cjson.decode(ARGV[1])
+
+local function general(reply, key, p, op, cost, m, v)
 local BUCKET, PERIOD, ROLLING, SLOTS = 1, 2, 3, 8
 local WORDS = {1, 2, SLOTS + 3} -- instant | count, end | slot, interval, counts
-local floor, min, max = math.floor, math.min, math.max
-local struct = rawget(_G, 'struct')
-
-local formats = {}
-local function format(n)
-  local f = formats[n]
-  if not f then
-    f = '<' .. string.rep('d', n)
-    formats[n] = f
-  end
-  return f
-end
 
 local function decode(v)
   if struct then
-    local t = {struct.unpack(format(#v / 8), v)}
+    local t = {struct.unpack('<' .. string.rep('d', #v / 8), v)}
     t[#t] = nil -- where reading ended
     return t
   end
@@ -44,7 +43,7 @@ end
 
 local function encode(t)
   if struct then
-    return struct.pack(format(#t), unpack(t))
+    return struct.pack('<' .. string.rep('d', #t), unpack(t))
   end
   local digits = {}
   for i = 1, #t do
@@ -53,28 +52,14 @@ local function encode(t)
   return table.concat(digits, ' ')
 end
 
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
-local at = 0
-local function arg()
-  at = at + 1
-  return tonumber(ARGV[at])
-end
-
-local plans = {}
-for p = 1, arg() do
-  local n = arg()
-  local plan = {n = n, stale = false, id = {}, limit = {}, interval = {}, shadow = {}, to = {}}
-  for i = 1, n do
-    local id = arg()
-    plan.id[i], plan.limit[i], plan.interval[i], plan.shadow[i] = id, arg(), arg(), arg()
-    if id % 4 == PERIOD then
-      local from, to = arg(), arg()
-      plan.to[i] = to
-      plan.stale = plan.stale or now < from or now >= to
-    end
+local n = a[p]
+local plan = {stale = false, id = {}, limit = {}, interval = {}, shadow = {}, to = {}}
+for i = 1, n do
+  local w = p + 6 * i - 4
+  plan.id[i], plan.limit[i], plan.interval[i], plan.shadow[i], plan.to[i] = a[w], a[w + 1], a[w + 2], a[w + 3], a[w + 5]
+  if a[w] % 4 == PERIOD then
+    plan.stale = plan.stale or now < a[w + 4] or now >= a[w + 5]
   end
-  plans[p] = plan
 end
 
 -- until_ returns until when the state of an algorithm at t[o] matters.
@@ -138,11 +123,6 @@ local function rolling_charge(t, o, units)
   end
 end
 
-local reply = {now}
-for k = 1, #KEYS do
-  local key, plan = KEYS[k], plans[arg()]
-  local op, cost, m = arg(), arg(), arg()
-  local n = plan.n
   local base = #reply
   if plan.stale and op ~= 2 then
     reply[base + 1], reply[base + 2] = -1, 0
@@ -151,7 +131,6 @@ for k = 1, #KEYS do
     end
   else
     -- t is the stored state; o[i] is where window i's words are.
-    local v = redis.call('GET', key)
     local t, o = v and decode(v) or {0}, {}
     local first = t[1] + 2
     if t[1] == n then -- nearly always the states are this plan's, in order
@@ -240,7 +219,7 @@ for k = 1, #KEYS do
             t[w], dirty = last, true
           end
           used[i] = max(t[w] - now, 0)
-          room = interval > 0 and (limit * interval - used[i]) / interval or 0
+          room = interval > 0 and floor((limit * interval - used[i]) / interval) or 0
         elseif alg == PERIOD then
           if t[w + 1] > plan.to[i] then
             t[w + 1], dirty = plan.to[i], true
@@ -315,6 +294,138 @@ for k = 1, #KEYS do
       elseif v then
         redis.call('DEL', key)
       end
+    end
+  end
+end
+
+local reply = {now}
+local at = ARGV[2] - 3
+for k = 1, #KEYS do
+  at = at + 4
+  local p, op, cost, m = a[at], a[at + 1], a[at + 2], a[at + 3]
+  local key, n = KEYS[k], a[p]
+  local v = redis.call('GET', key)
+  local base = #reply
+  local plain = struct and op == 0 and a[p + 1] == 1
+  local t, size, format
+  if plain then
+    size = 1 + n
+    for i = p + 2, p + 6 * n - 4, 6 do
+      size = size + a[i] % 4
+    end
+    format = size == 6 and '<dddddd' or size == 3 and '<ddd' or size == 4 and '<dddd' or '<' .. string.rep('d', size)
+    if not v then
+      t = {n}
+      for i = 1, n do
+        t[1 + i] = a[p + 6 * i - 4]
+      end
+      for i = 2 + n, size do
+        t[i] = 0
+      end
+    elseif #v == 8 * size then
+      t = {struct.unpack(format, v)}
+      t[size + 1] = nil
+      plain = t[1] == n
+      for i = 1, n do
+        plain = plain and t[1 + i] == a[p + 6 * i - 4]
+      end
+    else
+      plain = false
+    end
+  end
+  if not plain then
+    general(reply, key, p, op, cost, m, v)
+  else
+    -- The first pass asks every window, the second charges all, the third says
+    -- how long those wait that were refused.
+    local admitted, dirty, over = m, false, 0
+    local word = 2 + n
+    for i = 1, n do
+      local w = p + 6 * i - 4
+      local limit, interval = a[w + 1], a[w + 2]
+      local used, fit = 0, 0
+      if a[w] % 4 == 1 then
+        used = t[word] - now
+        if used > 2 * limit * interval then -- the clock has stepped back
+          used, dirty = 2 * limit * interval, true
+          t[word] = now + used
+        elseif used < 0 then
+          used = 0
+        end
+        fit = interval > 0 and floor(floor((limit * interval - used) / interval) / cost) or 0
+        word = word + 1
+      else
+        local to = a[w + 5]
+        if now < a[w + 4] or now >= to then
+          admitted = -1
+        end
+        if t[word + 1] > now then
+          used = t[word]
+          if t[word + 1] > to and admitted >= 0 then
+            t[word + 1], dirty = to, true
+          end
+        end
+        fit = floor((limit - used) / cost)
+        word = word + 2
+      end
+      if fit < admitted and admitted > 0 then
+        admitted = fit > 0 and fit or 0
+      end
+      reply[base + 1 + 2 * i] = used
+      reply[base + 2 + 2 * i] = 0
+    end
+    local last = 0
+    if admitted > 0 then
+      dirty = true
+      local units = admitted * cost
+      word = 2 + n
+      for i = 1, n do
+        local w = p + 6 * i - 4
+        local at = base + 1 + 2 * i
+        local used
+        if a[w] % 4 == 1 then
+          used = reply[at] + units * a[w + 2]
+          t[word] = now + used
+          last = max(last, now + used)
+          word = word + 1
+        else
+          used = reply[at] + units
+          t[word], t[word + 1] = used, a[w + 5]
+          last = max(last, a[w + 5])
+          word = word + 2
+        end
+        reply[at] = used
+      end
+    elseif admitted < 0 then
+      dirty = false
+    elseif dirty then
+      word = 2 + n
+      for i = 1, n do
+        local alg = a[p + 6 * i - 4] % 4
+        word = word + alg
+        last = max(last, t[word - 1])
+      end
+    end
+    if admitted >= 0 and admitted < m then
+      for i = 1, n do
+        local w = p + 6 * i - 4
+        local limit, used, wait = a[w + 1], reply[base + 1 + 2 * i], 0
+        if cost > limit then
+          wait = -1
+        elseif a[w] % 4 == 1 then
+          wait = max(used + (cost - limit) * a[w + 2], 0)
+        elseif used + cost > limit then
+          wait = a[w + 5] - now
+        end
+        if wait ~= 0 then
+          over = over + 2 ^ (i - 1)
+          reply[base + 2 + 2 * i] = wait
+        end
+      end
+    end
+    reply[base + 1], reply[base + 2] = admitted, over
+    if dirty and last > now then
+      redis.call('SET', key, struct.pack(format, unpack(t)), 'PX', floor((last - now) / 1000) + 1)
     end
   end
 end

@@ -230,6 +230,51 @@ func TestAKeyKeepsItsSize(t *testing.T) {
 	require.EqualValues(t, 48, size, "a count, two IDs, an instant, a count and an end")
 }
 
+// A flood of refused requests reaches Redis once; whatever could let the key
+// pass asks it again.
+func TestDenialsAreRemembered(t *testing.T) {
+	ctx := context.Background()
+	server, client := redistest.Mini(t)
+	store := newStore(t, client, ratelimitredis.Config{DenialTTL: time.Hour, MaxDenials: 10})
+	l := newLimiter(t, store)
+	p := newPlan(t, ratelimit.PerHour(3), ratelimit.PerMonth(5))
+	allow := func(cost int64, key string, p *ratelimit.Plan) ratelimit.Decision {
+		d, err := l.Allow(ctx, key, p, cost)
+		require.NoError(t, err)
+		return d
+	}
+	first := allow(3, "k", p)
+	require.True(t, first.Allowed)
+	refused := allow(1, "k", p)
+	require.False(t, refused.Allowed)
+	asked := server.TotalConnectionCount() + server.CommandCount()
+	for range 100 {
+		d := allow(1, "k", p)
+		require.False(t, d.Allowed)
+		require.Equal(t, "hour", d.Violated)
+		require.LessOrEqual(t, d.RetryAfter, refused.RetryAfter)
+		require.Positive(t, d.RetryAfter)
+		require.EqualValues(t, 2, d.Window(1).Remaining)
+	}
+	require.Equal(t, asked, server.TotalConnectionCount()+server.CommandCount(), "no command for 100 refusals")
+	require.False(t, allow(2, "k", p).Allowed, "another cost asks")
+	require.Greater(t, server.TotalConnectionCount()+server.CommandCount(), asked)
+	require.True(t, allow(1, "k", newPlan(t, ratelimit.PerMonth(5))).Allowed, "another plan asks")
+	require.True(t, allow(1, "other", p).Allowed)
+
+	require.False(t, allow(1, "k", p).Allowed)
+	require.NoError(t, l.Refund(ctx, "k", first))
+	require.True(t, allow(1, "k", p).Allowed, "after a refund")
+	require.True(t, allow(2, "k", p).Allowed)
+	require.False(t, allow(1, "k", p).Allowed)
+	_, err := l.Reset(ctx, "k")
+	require.NoError(t, err)
+	require.True(t, allow(1, "k", p).Allowed, "after a reset")
+	for i := range 100 { // more than are remembered
+		require.False(t, allow(4, fmt.Sprint("flood-", i), p).Allowed)
+	}
+}
+
 func TestBackendsAgree(t *testing.T) {
 	ctx := context.Background()
 	now := time.Date(2026, time.March, 30, 23, 59, 0, 0, time.UTC)

@@ -26,6 +26,14 @@ type Config struct {
 	// honour contexts for that (redis.Options.ContextTimeoutEnabled), or its own
 	// timeouts count. 0 means a second.
 	Timeout time.Duration
+	// DenialTTL is how long at most this process answers for Redis that a key
+	// is refused, without asking: a flooding client then costs Redis next to
+	// nothing. Never longer than the key has to wait, but a reset or a refund by
+	// another process, or time that a test's Redis skips, is seen only after it.
+	// 0 always asks; a second is a good value.
+	DenialTTL time.Duration
+	// MaxDenials bounds the refused keys that are remembered; 0 means 10,000.
+	MaxDenials int
 }
 
 // Store is a ratelimit.Store and a ratelimit.LeaseStore. It owns no goroutine
@@ -34,6 +42,7 @@ type Store struct {
 	client  redis.UniversalClient
 	cfg     Config
 	batcher batcher
+	denials denials
 
 	mu    sync.Mutex
 	names map[int64]string // of states, by ID
@@ -50,8 +59,11 @@ func New(client redis.UniversalClient, cfg Config) (*Store, error) {
 	if client == nil {
 		return nil, errors.New("ratelimitredis: New needs a client")
 	}
-	if cfg.Timeout < 0 {
-		return nil, fmt.Errorf("ratelimitredis: Config.Timeout %v is negative", cfg.Timeout)
+	if cfg.Timeout < 0 || cfg.DenialTTL < 0 || cfg.MaxDenials < 0 {
+		return nil, errors.New("ratelimitredis: Config.Timeout, DenialTTL and MaxDenials can't be negative")
+	}
+	if cfg.MaxDenials == 0 {
+		cfg.MaxDenials = 10_000
 	}
 	if cfg.Timeout == 0 {
 		cfg.Timeout = time.Second
@@ -62,6 +74,7 @@ func New(client redis.UniversalClient, cfg Config) (*Store, error) {
 	s := &Store{client: client, cfg: cfg, names: map[int64]string{}}
 	_, single := client.(*redis.Client)
 	s.batcher = batcher{client: client, timeout: cfg.Timeout, single: single}
+	s.denials = denials{ttl: cfg.DenialTTL, max: cfg.MaxDenials, entries: map[denied]denial{}}
 	return s, nil
 }
 
@@ -85,15 +98,16 @@ type decider struct {
 	store  *Store
 	prefix string
 	rules  []ratelimit.Rule
-	ids    []string
+	ids    []int64
 	merges bool // equal requests can be decided together
 	plan   atomic.Pointer[planArgs]
 }
 
-// planArgs are the arguments of a plan with certain spans.
+// planArgs are a plan with certain spans, as the script reads it.
 type planArgs struct {
 	spans *ratelimit.Spans
-	args  []any
+	text  string
+	len   int // numbers in it
 }
 
 // Prepare implements ratelimit.Store.
@@ -110,7 +124,7 @@ func (s *Store) Prepare(scope string, plan *ratelimit.Plan) (ratelimit.Decider, 
 			return nil, fmt.Errorf("ratelimitredis: windows %q and %q have one ID: rename one", other, r.State)
 		}
 		s.names[id] = r.State
-		d.ids = append(d.ids, strconv.FormatInt(id, 10))
+		d.ids = append(d.ids, id)
 		d.merges = d.merges && !r.Shadow
 	}
 	return d, nil
@@ -122,29 +136,51 @@ func (d *decider) args(spans *ratelimit.Spans) *planArgs {
 	if p := d.plan.Load(); p != nil && p.spans == spans {
 		return p
 	}
-	args := make([]any, 0, 1+6*len(d.rules))
-	args = append(args, strconv.Itoa(len(d.rules)))
-	for i, r := range d.rules {
-		shadow := "0"
-		if r.Shadow {
-			shadow = "1"
-		}
-		args = append(args, d.ids[i], strconv.FormatInt(r.Limit, 10), strconv.FormatInt(r.Interval, 10), shadow)
-		if r.Algorithm == ratelimit.Period {
-			args = append(args, strconv.FormatInt(spans[i].From, 10), strconv.FormatInt(spans[i].To, 10))
+	plain := int64(1)
+	for _, r := range d.rules {
+		if r.Shadow || r.Algorithm == ratelimit.Rolling {
+			plain = 0
 		}
 	}
-	p := &planArgs{spans: spans, args: args}
+	b := appendNumbers(nil, int64(len(d.rules)), plain)
+	for i, r := range d.rules {
+		var shadow int64
+		if r.Shadow {
+			shadow = 1
+		}
+		var span ratelimit.Span
+		if r.Algorithm == ratelimit.Period {
+			span = spans[i]
+		}
+		b = appendNumbers(b, d.ids[i], r.Limit, r.Interval, shadow, span.From, span.To)
+	}
+	p := &planArgs{spans: spans, text: string(b), len: 2 + 6*len(d.rules)}
 	d.plan.Store(p)
 	return p
 }
 
+// appendNumbers appends numbers to a list, each with a comma after it.
+func appendNumbers(b []byte, numbers ...int64) []byte {
+	for _, n := range numbers {
+		b = append(strconv.AppendInt(b, n, 10), ',')
+	}
+	return b
+}
+
 // Decide implements ratelimit.Decider.
 func (d *decider) Decide(ctx context.Context, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
+	known := &d.store.denials
+	if out, used, ok := known.find(d, &req); ok {
+		return out, used, nil
+	}
 	out, used, err := d.store.batcher.do(ctx, d, &req)
+	if req.Op == ratelimit.Adjust {
+		known.forget(d.prefix, req.Key)
+	}
 	if err != nil {
 		return ratelimit.Outcome{}, ratelimit.Used{}, fmt.Errorf("%w: %w", ratelimit.ErrUnavailable, err)
 	}
+	known.learn(d, &req, out, used)
 	return out, used, nil
 }
 
@@ -190,6 +226,7 @@ func (d *decider) outcome(now int64, reply []int64, req *ratelimit.Request, i in
 // Reset implements ratelimit.Store. Leases are no state of a plan and stay.
 func (s *Store) Reset(ctx context.Context, scope, key string) (bool, error) {
 	n, err := s.client.Del(ctx, s.stateKey(scope, key)).Result()
+	s.denials.forget(s.stateKey(scope, ""), key)
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", ratelimit.ErrUnavailable, err)
 	}
