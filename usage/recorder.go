@@ -6,8 +6,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -51,15 +51,19 @@ type Recorder struct {
 	shards [recorderShards]recorderShard
 	room   atomic.Int64 // events that wait, in shards, taken or in flight
 	closed atomic.Bool
+	seed   maphash.Seed
 
 	wake chan struct{} // a batch is full
 	ctx  context.Context
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 
-	mu       sync.Mutex
-	freed    chan struct{} // closed when there is room again
-	waiting  []tracked     // taken from the shards, or put back
+	mu    sync.Mutex
+	freed chan struct{} // closed when there is room again
+	// waiting has, for each writer, what was taken from the shards or put back.
+	// An account's events are one writer's, so that two writers never wait for
+	// each other's rows.
+	waiting  [][]tracked
 	inflight map[*batch]struct{}
 	stats    RecorderStats
 }
@@ -83,6 +87,7 @@ type tracked struct {
 }
 
 type batch struct {
+	writer int
 	events []tracked
 	done   chan struct{}
 }
@@ -134,8 +139,8 @@ func NewRecorder(svc *Service, cfg RecorderConfig) (*Recorder, error) {
 		cfg.Writers = 2
 	}
 	r := &Recorder{
-		svc: svc, cfg: cfg, wake: make(chan struct{}, 1), freed: make(chan struct{}),
-		inflight: map[*batch]struct{}{},
+		svc: svc, cfg: cfg, wake: make(chan struct{}, cfg.Writers), freed: make(chan struct{}),
+		inflight: map[*batch]struct{}{}, waiting: make([][]tracked, cfg.Writers), seed: maphash.MakeSeed(),
 	}
 	for i := range r.shards {
 		var seed [32]byte
@@ -147,13 +152,16 @@ func NewRecorder(svc *Service, cfg RecorderConfig) (*Recorder, error) {
 		if err != nil {
 			return nil, err
 		}
-		r.waiting = left
+		for _, t := range left {
+			w := r.writerOf(t.Account)
+			r.waiting[w] = append(r.waiting[w], t)
+		}
 		r.stats.Accepted = int64(len(left))
 		r.room.Store(int64(len(left)))
 	}
 	r.ctx, r.stop = context.WithCancel(context.Background())
-	for range cfg.Writers {
-		r.wg.Go(r.write)
+	for w := range cfg.Writers {
+		r.wg.Go(func() { r.write(w) })
 	}
 	return r, nil
 }
@@ -271,197 +279,15 @@ func (s *Service) track(e Event, now time.Time) (tracked, error) {
 	return tracked{Event: x.Event, key: x.Key, own: x.Own}, nil
 }
 
-// write stores batches until the recorder is closed.
-func (r *Recorder) write() {
-	tick := time.NewTicker(r.cfg.Every)
-	defer tick.Stop()
-	for {
-		for {
-			b := r.take()
-			if b == nil {
-				break
-			}
-			r.settle(r.ctx, b)
-			if r.ctx.Err() != nil {
-				return
-			}
-			if len(b.events) < r.cfg.Batch {
-				break // the rest may wait for its batch to fill
-			}
-		}
-		select {
-		case <-r.ctx.Done():
-			return
-		case <-tick.C:
-		case <-r.wake:
-		}
-	}
-}
-
-// take gathers a batch and marks it as under way. It is nil when nothing
-// waits.
-func (r *Recorder) take() *batch {
-	b := &batch{done: make(chan struct{})}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.waiting) < r.cfg.Batch {
-		for i := range r.shards {
-			sh := &r.shards[i]
-			sh.mu.Lock()
-			r.waiting = append(r.waiting, sh.events...)
-			clear(sh.events)
-			sh.events = sh.events[:0]
-			sh.mu.Unlock()
-		}
-	}
-	n := min(len(r.waiting), r.cfg.Batch)
-	b.events = slices.Clone(r.waiting[:n])
-	clear(r.waiting[:n])
-	if r.waiting = r.waiting[n:]; len(r.waiting) == 0 {
-		r.waiting = nil
-	}
-	if len(b.events) == 0 {
-		return nil
-	}
-	r.inflight[b] = struct{}{}
-	return b
-}
-
-// settle stores a batch, or puts it back when the context ends first.
-func (r *Recorder) settle(ctx context.Context, b *batch) {
-	left := r.store(ctx, b.events)
-	r.mu.Lock()
-	r.waiting = append(r.waiting, left...)
-	delete(r.inflight, b)
-	r.mu.Unlock()
-	close(b.done)
-}
-
-const (
-	minBackoff = 20 * time.Millisecond
-	maxBackoff = 5 * time.Second
-)
-
-// store writes events until they are settled and returns those that aren't
-// when the context ends.
-func (r *Recorder) store(ctx context.Context, events []tracked) (left []tracked) {
-	entries := make([]Entry, 0, len(events))
-	good := make([]tracked, 0, len(events))
-	now := r.svc.now()
-	values := make([]Figure, len(events)) // one allocation for all
-	for i, t := range events {
-		e, err := r.svc.entryOf(t, values[i:i:i+1])
-		if err != nil { // checked by Track, so that only meters can have changed
-			r.bury(t, err)
-			continue
-		}
-		entries, good = append(entries, e), append(good, t)
-	}
-	for backoff := minBackoff; len(good) > 0; backoff = min(2*backoff, maxBackoff) {
-		outcomes, err := r.append(ctx, now, entries)
-		switch {
-		case err == nil:
-			r.count(good, outcomes)
-			return nil
-		case isKind(err) && len(good) == 1:
-			r.bury(good[0], err)
-			return nil
-		case isKind(err):
-			// One of them can't be stored: the halves find out which.
-			half := len(good) / 2
-			return append(r.store(ctx, good[:half]), r.store(ctx, good[half:])...)
-		}
-		r.mu.Lock()
-		r.stats.Retries++
-		r.mu.Unlock()
-		if ctx.Err() == nil {
-			r.svc.cfg.Logger.WarnContext(ctx, "usage: storing a batch failed, trying again", "events", len(good), "error", err)
-		}
-		wait := time.NewTimer(backoff/2 + rand.N(backoff/2))
-		select {
-		case <-ctx.Done():
-			wait.Stop()
-			return good
-		case <-wait.C:
-		}
-	}
-	return nil
-}
-
-func (r *Recorder) append(ctx context.Context, now time.Time, entries []Entry) ([]AppendOutcome, error) {
-	for i := range entries {
-		if err := r.svc.chargeEntry(ctx, &entries[i]); err != nil && !isKind(err) {
-			return nil, err
-		} else if err != nil {
-			return nil, &EventError{Index: i, ID: entries[i].ID, Err: err}
-		}
-	}
-	return r.svc.store.Append(ctx, now, entries)
-}
-
-// entryOf makes the entry of an event that Track has accepted, however long
-// ago.
-func (s *Service) entryOf(t tracked, figures []Figure) (Entry, error) {
-	m, ok := s.meters[t.Meter]
-	if !ok {
-		return Entry{}, s.unknownMeter(t.Meter)
-	}
-	e := Entry{Event: t.Event, Key: t.key, Own: t.own, Figures: figures}
-	err := e.describe(m)
-	return e, err
-}
-
-// count books the outcomes of stored events and lets the journal forget them.
-func (r *Recorder) count(events []tracked, outcomes []AppendOutcome) {
-	var stored, duplicates int64
-	for i, o := range outcomes {
-		switch o {
-		case Stored:
-			stored++
-		case Duplicate:
-			duplicates++
-		case Reused:
-			r.bury(events[i], ErrKeyReused)
-			continue
-		}
-		events[i].segment.release()
-	}
-	r.mu.Lock()
-	r.stats.Stored += stored
-	r.stats.Duplicates += duplicates
-	r.mu.Unlock()
-	r.leave(stored + duplicates)
-}
-
-// bury hands over an event that can never be stored.
-func (r *Recorder) bury(t tracked, err error) {
-	e := t.Event
-	if e.ID == "" {
-		e.ID = IDOf(t.key)
-	}
-	if r.cfg.Dead != nil {
-		r.cfg.Dead(e, err)
-	} else {
-		r.svc.cfg.Logger.Error("usage: event can't be stored", "id", e.ID, "meter", e.Meter, "error", err)
-	}
-	t.segment.release()
-	r.mu.Lock()
-	r.stats.Dead++
-	r.mu.Unlock()
-	r.leave(1)
-}
-
 // Flush stores everything that was tracked before it was called. When the
 // context ends first it returns a *LeftError.
 func (r *Recorder) Flush(ctx context.Context) error {
-	for {
-		b := r.take()
-		if b == nil {
-			break
-		}
-		r.settle(ctx, b)
-		if ctx.Err() != nil {
-			return r.left(ctx.Err())
+	for w := range r.cfg.Writers {
+		for b := r.take(w); b != nil; b = r.take(w) {
+			r.settle(ctx, b)
+			if ctx.Err() != nil {
+				return r.left(ctx.Err())
+			}
 		}
 	}
 	r.mu.Lock()
@@ -521,7 +347,9 @@ func (r *Recorder) Stats() RecorderStats {
 			oldest = list[0].Time
 		}
 	}
-	older(r.waiting)
+	for _, list := range r.waiting {
+		older(list)
+	}
 	for b := range r.inflight {
 		older(b.events)
 	}

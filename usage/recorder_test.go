@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
@@ -50,7 +51,10 @@ func (f *flaky) Append(ctx context.Context, now time.Time, entries []usage.Entry
 	return out, errors.Join(err, appendErr)
 }
 
-var tokens = usage.Config{Meters: []usage.Meter{{Name: "tokens", Aggregation: usage.Sum}}}
+var tokens = usage.Config{
+	Meters: []usage.Meter{{Name: "tokens", Aggregation: usage.Sum}},
+	Logger: slog.New(slog.DiscardHandler),
+}
 
 func recorder(t *testing.T, store usage.Store, cfg usage.RecorderConfig) (*usage.Service, *usage.Recorder) {
 	t.Helper()

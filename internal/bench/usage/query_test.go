@@ -1,0 +1,149 @@
+package usage_test
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/kolekt/commerce/usage"
+	"github.com/kolekt/commerce/usage/usagepg"
+)
+
+const accounts = 50_000
+
+// fill writes n events of 90 days and what the store would have folded from
+// them, with a few accounts having most of the events.
+func fill(b *testing.B, pool *pgxpool.Pool, n int, now time.Time) {
+	b.Helper()
+	ctx := context.Background()
+	if err := usagepg.New(pool).Maintain(ctx, now.AddDate(0, -3, 0)); err != nil {
+		b.Fatal(err)
+	}
+	if err := usagepg.New(pool).Maintain(ctx, now); err != nil {
+		b.Fatal(err)
+	}
+	for done, part := 0, n/10; done < n; done += part {
+		exec(b, pool, `
+insert into usage_events (account, meter, ts, key, value, flags)
+select 'acct_' || lpad(floor($1 * power(random(), 3))::text, 6, '0'), (array['kolekts', 'tokens', 'bytes'])[1 + i % 3],
+	date_trunc('milliseconds', $2::timestamptz - random() * interval '90 days'), gen_random_uuid(), 1 + i % 100, 0
+from generate_series(1, $3::int) i`, float64(accounts), now, part)
+	}
+	exec(b, pool, `
+insert into usage_days (account, meter, figure, dim, day, cnt, sum, min, max, last, last_at, scale)
+select account, meter, '', '', date_trunc('day', ts, 'UTC'), count(*), sum(value), min(value), max(value), max(value), max(ts), 0
+from usage_events group by 1, 2, 5`)
+	exec(b, pool, `
+insert into usage_platform (meter, figure, dim, bucket, shard, cnt, sum, min, max, last, last_at, scale)
+select meter, '', '', date_bin('15 minutes', ts, '2000-01-01Z'), extract(seconds from ts)::int % 8, count(*), sum(value), min(value), max(value), max(value), max(ts), 0
+from usage_events group by 1, 4, 5`)
+	exec(b, pool, "vacuum analyze")
+}
+
+// Queries over 100,000 events and over many more: 10 million with
+// COMMERCE_PROVE=1.
+func BenchmarkQueries(b *testing.B) {
+	large := 1_000_000
+	if os.Getenv("COMMERCE_PROVE") == "1" {
+		large = 10_000_000
+	}
+	now := time.Now().UTC().Truncate(24 * time.Hour).Add(12 * time.Hour)
+	var before map[string]time.Duration
+	for _, n := range []int{100_000, large} {
+		pool := durable(b, 8)
+		fill(b, pool, n, now)
+		svc, err := usage.New(usagepg.New(pool), usage.Config{
+			Meters: []usage.Meter{{Name: "kolekts", Aggregation: usage.Sum}, {Name: "tokens", Aggregation: usage.Sum}, {Name: "bytes", Aggregation: usage.Sum}},
+			Now:    func() time.Time { return now },
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+		ctx := context.Background()
+		any := func() string { return fmt.Sprintf("acct_%06d", int(accounts*math.Pow(rand.Float64(), 3))) }
+		newYork, err := time.LoadLocation("America/New_York")
+		if err != nil {
+			b.Fatal(err)
+		}
+		fmt.Fprintf(os.Stdout, "\nqueries over %d events of %d accounts in 90 days\n%-48s %10s %10s\n", n, accounts, "", "median", "p99")
+		medians := map[string]time.Duration{}
+		for _, c := range []struct {
+			name  string
+			times int
+			ask   func() error
+		}{
+			{"an account's 30 days, summary", 1000, func() error {
+				_, err := svc.Summary(ctx, usage.Query{Account: any(), Meter: "tokens"})
+				return err
+			}},
+			{"an account's 30 days, by day", 1000, func() error {
+				_, err := svc.Series(ctx, usage.Query{Account: any(), Meter: "tokens"})
+				return err
+			}},
+			{"the heaviest account's 30 days, by day", 200, func() error {
+				_, err := svc.Series(ctx, usage.Query{Account: "acct_000000", Meter: "tokens"})
+				return err
+			}},
+			{"an account's 30 days, by day in New York", 500, func() error {
+				_, err := svc.Series(ctx, usage.Query{Account: any(), Meter: "tokens", Location: newYork})
+				return err
+			}},
+			{"the platform's 30 days, by day", 200, func() error {
+				_, err := svc.Series(ctx, usage.Query{Meter: "tokens"})
+				return err
+			}},
+			{"top 20 accounts of 30 days", 5, func() error {
+				_, err := svc.Top(ctx, usage.Query{Meter: "tokens"}, 20)
+				return err
+			}},
+		} {
+			took := make([]time.Duration, c.times)
+			for i := range c.times / 10 { // warm
+				_ = i
+				if err := c.ask(); err != nil {
+					b.Fatal(err)
+				}
+			}
+			for i := range took {
+				at := time.Now()
+				if err := c.ask(); err != nil {
+					b.Fatal(err)
+				}
+				took[i] = time.Since(at)
+			}
+			medians[c.name] = middle(took)
+			line := fmt.Sprintf("%-48s %10v %10v", c.name, middle(took).Round(time.Microsecond), percentile(took, 99).Round(time.Microsecond))
+			if before != nil {
+				line += fmt.Sprintf("  %.1f x of that at 100,000", float64(medians[c.name])/float64(before[c.name]))
+			}
+			fmt.Fprintln(os.Stdout, line)
+		}
+		before = medians
+		var events, days int64
+		err = pool.QueryRow(ctx, `
+select coalesce(sum(pg_total_relation_size(c.oid)) filter (where relname ~ '^usage_events_\d'), 0)::bigint,
+	coalesce(sum(pg_total_relation_size(c.oid)) filter (where relname ~ '^usage_days_\d'), 0)::bigint
+from pg_class c where relkind = 'r'`).Scan(&events, &days)
+		if err != nil {
+			b.Fatal(err)
+		}
+		fmt.Fprintf(os.Stdout, "bytes for each event: %d with their index, %d of days\n", events/int64(n), days/int64(n))
+		at := time.Now()
+		if err := usagepg.NewWith(pool, usagepg.Config{Retention: 35 * 24 * time.Hour}).Maintain(ctx, now); err != nil {
+			b.Fatal(err)
+		}
+		fmt.Fprintf(os.Stdout, "dropping all but the last months took %v\n", time.Since(at).Round(time.Millisecond))
+	}
+}
+
+func percentile(list []time.Duration, p int) time.Duration {
+	s := slices.Sorted(slices.Values(list))
+	return s[len(s)*p/100]
+}

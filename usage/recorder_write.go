@@ -1,0 +1,196 @@
+package usage
+
+import (
+	"context"
+	"hash/maphash"
+	"math/rand/v2"
+	"slices"
+	"time"
+)
+
+// write stores batches until the recorder is closed.
+func (r *Recorder) write(writer int) {
+	tick := time.NewTicker(r.cfg.Every)
+	defer tick.Stop()
+	for {
+		for {
+			b := r.take(writer)
+			if b == nil {
+				break
+			}
+			r.settle(r.ctx, b)
+			if r.ctx.Err() != nil {
+				return
+			}
+			if len(b.events) < r.cfg.Batch {
+				break // the rest may wait for its batch to fill
+			}
+		}
+		select {
+		case <-r.ctx.Done():
+			return
+		case <-tick.C:
+		case <-r.wake:
+		}
+	}
+}
+
+// take gathers a batch of a writer's and marks it as under way. It is nil when
+// nothing waits.
+func (r *Recorder) take(writer int) *batch {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.waiting[writer]) < r.cfg.Batch {
+		for i := range r.shards {
+			sh := &r.shards[i]
+			sh.mu.Lock()
+			for _, t := range sh.events {
+				w := r.writerOf(t.Account)
+				r.waiting[w] = append(r.waiting[w], t)
+			}
+			clear(sh.events)
+			sh.events = sh.events[:0]
+			sh.mu.Unlock()
+		}
+	}
+	list := r.waiting[writer]
+	n := min(len(list), r.cfg.Batch)
+	if n == 0 {
+		return nil
+	}
+	b := &batch{writer: writer, events: slices.Clone(list[:n]), done: make(chan struct{})}
+	clear(list[:n])
+	if r.waiting[writer] = list[n:]; n == len(list) {
+		r.waiting[writer] = nil
+	}
+	r.inflight[b] = struct{}{}
+	return b
+}
+
+func (r *Recorder) writerOf(account string) int {
+	return int(maphash.String(r.seed, account) % uint64(r.cfg.Writers))
+}
+
+// settle stores a batch, or puts it back when the context ends first.
+func (r *Recorder) settle(ctx context.Context, b *batch) {
+	left := r.store(ctx, b.events)
+	r.mu.Lock()
+	r.waiting[b.writer] = append(left, r.waiting[b.writer]...)
+	delete(r.inflight, b)
+	r.mu.Unlock()
+	close(b.done)
+}
+
+const (
+	minBackoff = 20 * time.Millisecond
+	maxBackoff = 5 * time.Second
+)
+
+// store writes events until they are settled and returns those that aren't
+// when the context ends.
+func (r *Recorder) store(ctx context.Context, events []tracked) (left []tracked) {
+	entries := make([]Entry, 0, len(events))
+	good := make([]tracked, 0, len(events))
+	now := r.svc.now()
+	values := make([]Figure, len(events)) // one allocation for all
+	for i, t := range events {
+		e, err := r.svc.entryOf(t, values[i:i:i+1])
+		if err != nil { // checked by Track, so that only meters can have changed
+			r.bury(t, err)
+			continue
+		}
+		entries, good = append(entries, e), append(good, t)
+	}
+	for backoff := minBackoff; len(good) > 0; backoff = min(2*backoff, maxBackoff) {
+		outcomes, err := r.append(ctx, now, entries)
+		switch {
+		case err == nil:
+			r.count(good, outcomes)
+			return nil
+		case isKind(err) && len(good) == 1:
+			r.bury(good[0], err)
+			return nil
+		case isKind(err):
+			// One of them can't be stored: the halves find out which.
+			half := len(good) / 2
+			return append(r.store(ctx, good[:half]), r.store(ctx, good[half:])...)
+		}
+		r.mu.Lock()
+		r.stats.Retries++
+		r.mu.Unlock()
+		if ctx.Err() == nil {
+			r.svc.cfg.Logger.WarnContext(ctx, "usage: storing a batch failed, trying again", "events", len(good), "error", err)
+		}
+		wait := time.NewTimer(backoff/2 + rand.N(backoff/2))
+		select {
+		case <-ctx.Done():
+			wait.Stop()
+			return good
+		case <-wait.C:
+		}
+	}
+	return nil
+}
+
+func (r *Recorder) append(ctx context.Context, now time.Time, entries []Entry) ([]AppendOutcome, error) {
+	for i := range entries {
+		if err := r.svc.chargeEntry(ctx, &entries[i]); err != nil && !isKind(err) {
+			return nil, err
+		} else if err != nil {
+			return nil, &EventError{Index: i, ID: entries[i].ID, Err: err}
+		}
+	}
+	return r.svc.store.Append(ctx, now, entries)
+}
+
+// entryOf makes the entry of an event that Track has accepted, however long
+// ago.
+func (s *Service) entryOf(t tracked, figures []Figure) (Entry, error) {
+	m, ok := s.meters[t.Meter]
+	if !ok {
+		return Entry{}, s.unknownMeter(t.Meter)
+	}
+	e := Entry{Event: t.Event, Key: t.key, Own: t.own, Figures: figures}
+	err := e.describe(m)
+	return e, err
+}
+
+// count books the outcomes of stored events and lets the journal forget them.
+func (r *Recorder) count(events []tracked, outcomes []AppendOutcome) {
+	var stored, duplicates int64
+	for i, o := range outcomes {
+		switch o {
+		case Stored:
+			stored++
+		case Duplicate:
+			duplicates++
+		case Reused:
+			r.bury(events[i], ErrKeyReused)
+			continue
+		}
+		events[i].segment.release()
+	}
+	r.mu.Lock()
+	r.stats.Stored += stored
+	r.stats.Duplicates += duplicates
+	r.mu.Unlock()
+	r.leave(stored + duplicates)
+}
+
+// bury hands over an event that can never be stored.
+func (r *Recorder) bury(t tracked, err error) {
+	e := t.Event
+	if e.ID == "" {
+		e.ID = IDOf(t.key)
+	}
+	if r.cfg.Dead != nil {
+		r.cfg.Dead(e, err)
+	} else {
+		r.svc.cfg.Logger.Error("usage: event can't be stored", "id", e.ID, "meter", e.Meter, "error", err)
+	}
+	t.segment.release()
+	r.mu.Lock()
+	r.stats.Dead++
+	r.mu.Unlock()
+	r.leave(1)
+}
