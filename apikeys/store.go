@@ -22,8 +22,8 @@ type Record struct {
 //
 // Instants have whole microseconds. A store keeps one more instant, the one
 // before which every key is revoked (Delta.RevokeBefore): a record with an
-// earlier CreatedAt that isn't revoked otherwise is read with RevokedAt and
-// RevokedFor set from it, by Find, List and Change alike.
+// earlier CreatedAt that isn't revoked otherwise is read, by Find, List and
+// Change alike, with RevokedAt that instant and RevokedFor RevokedForAll.
 type Store interface {
 	// Change is one atomic step: it reads the records that the selection
 	// names, gives them to decide, and writes what decide returns. All changes

@@ -24,8 +24,7 @@ type Store struct {
 	log    []apikeys.Entry
 	head   apikeys.Head
 
-	before   time.Time // keys made before this are revoked
-	beforeAt time.Time // when that was decided
+	before time.Time // keys made before this are revoked
 }
 
 // New returns an empty store.
@@ -39,7 +38,7 @@ func (s *Store) read(r *apikeys.Record) apikeys.Record {
 	out.Key = r.Key.Clone()
 	out.Verifier = slices.Clone(r.Verifier)
 	if out.RevokedAt.IsZero() && out.CreatedAt.Before(s.before) {
-		out.RevokedAt, out.RevokedFor = s.beforeAt, apikeys.RevokedForAll
+		out.RevokedAt, out.RevokedFor = s.before, apikeys.RevokedForAll
 	}
 	return out
 }
@@ -81,10 +80,7 @@ func (s *Store) Change(ctx context.Context, sel apikeys.Selection, decide func([
 		s.log = append(s.log, e)
 	}
 	if d.RevokeBefore.After(s.before) {
-		s.before, s.beforeAt = d.RevokeBefore, d.RevokeBefore
-		if n := len(d.Log); n > 0 {
-			s.beforeAt = d.Log[n-1].At
-		}
+		s.before = d.RevokeBefore
 	}
 	return nil
 }

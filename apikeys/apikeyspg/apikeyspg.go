@@ -25,6 +25,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/kolekt/commerce/apikeys"
@@ -73,18 +74,14 @@ type Store struct{ db DB }
 // New returns a store on the database. It needs the tables that Migrate makes.
 func New(db DB) *Store { return &Store{db: db} }
 
-// columns are those of a record, as readers see it: revoked also when the
-// head says so for everybody.
+// columns are those that scanRecord reads.
 const columns = `
-	k.id, k.lineage, coalesce(k.predecessor, ''), coalesce(k.successor, ''),
+	k.id, k.lineage, k.predecessor, k.successor,
 	k.owner_kind, k.owner_id, k.name, k.environment, k.hint, k.scopes, k.networks, k.metadata,
-	k.created_at, k.created_by, k.activated_at, k.expires_at, k.disabled_at,
-	coalesce(k.revoked_at, case when k.created_at < h.revoked_before then h.revoked_at end),
-	case when k.revoked_at is null and k.created_at < h.revoked_before
-		then '` + apikeys.RevokedForAll + `' else k.revoked_for end,
+	k.created_at, k.created_by, k.activated_at, k.expires_at, k.disabled_at, k.revoked_at, k.revoked_for,
 	k.replaced_at, k.overlap_us, k.sunset_at, k.used_at, k.used_addr, k.used_agent,
-	k.hash, k.pepper, k.tag, k.scheme, k.verifier
-	from apikeys_keys k cross join apikeys_head h`
+	k.hash, k.pepper, k.tag, k.scheme, k.verifier, e.revoked_before
+	from apikeys_keys k cross join apikeys_epoch e`
 
 const (
 	findOneSQL  = `select` + columns + ` where k.hash = $1`
@@ -97,13 +94,13 @@ const (
 	byIDsSQL   = `select` + columns + ` where k.id = any ($1) order by k.id for update of k`
 	byOwnerSQL = `select` + columns + `
 		where k.owner_id = $1 and k.owner_kind = $2
-		and ($3 or k.revoked_at is null and not coalesce(k.created_at < h.revoked_before, false))
+		and ($3 or k.revoked_at is null
+			and k.created_at >= e.revoked_before)
 		order by k.id limit $4 for update of k`
 	deleteSQL   = `delete from apikeys_keys where id = any ($1)`
 	moveHeadSQL = `update apikeys_head set seq = $1, hash = $2`
 	revokeSQL   = `
-		update apikeys_head set revoked_before = $1, revoked_at = $2
-		where revoked_before is null or revoked_before < $1`
+		update apikeys_epoch set revoked_before = $1 where revoked_before < $1`
 	notifySQL = `select pg_notify('` + channel + `', '')`
 
 	// Everything but the last use, which recordUsesSQL writes.
@@ -113,7 +110,7 @@ const (
 			scopes, networks, metadata, created_at, created_by, activated_at, expires_at,
 			disabled_at, revoked_at, revoked_for, replaced_at, overlap_us, sunset_at,
 			hash, pepper, tag, scheme, verifier)
-		values ($1, $2, nullif($3, ''), nullif($4, ''), $5, $6, $7, $8, $9,
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9,
 			$10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27)
 		on conflict (id) do update set
 			lineage = excluded.lineage, predecessor = excluded.predecessor, successor = excluded.successor,
@@ -164,12 +161,14 @@ const (
 		from locked l where g.seq = l.seq`
 
 	peppersSQL = `
+		with live as (
+			select pepper, tag from apikeys_keys where revoked_at is null
+			and created_at >= (select revoked_before from apikeys_epoch)
+		)
 		select pepper, sum(hashed)::bigint, sum(tagged)::bigint from (
-			select pepper, count(*) as hashed, 0 as tagged from apikeys_keys k cross join apikeys_head h
-			where k.revoked_at is null and not coalesce(k.created_at < h.revoked_before, false) group by pepper
+			select pepper, count(*) as hashed, 0 as tagged from live group by pepper
 			union all
-			select tag, 0, count(*) from apikeys_keys k cross join apikeys_head h
-			where k.revoked_at is null and not coalesce(k.created_at < h.revoked_before, false) group by tag
+			select tag, 0, count(*) from live group by tag
 		) as counts group by pepper order by pepper`
 )
 
@@ -194,23 +193,30 @@ func (s *Store) Find(ctx context.Context, hashes []apikeys.Hash) (apikeys.Record
 
 func scanRecord(row pgx.Row) (apikeys.Record, error) {
 	var (
-		r                                                       apikeys.Record
-		networks                                                []string
-		activated, expires, disabled, revoked, replaced, sunset *time.Time
-		used                                                    *time.Time
-		overlap                                                 int64
-		addr                                                    string
-		hash, metadata                                          []byte
+		r                                                     apikeys.Record
+		networks                                              []string
+		created, activated, expires, disabled, revoked, epoch pgtype.Timestamptz
+		replaced, sunset, used                                pgtype.Timestamptz
+		overlap                                               int64
+		addr                                                  string
+		hash, metadata                                        []byte
 	)
 	err := row.Scan(
 		&r.ID, &r.Lineage, &r.Predecessor, &r.Successor,
 		&r.Owner.Kind, &r.Owner.ID, &r.Name, &r.Environment, &r.Hint, &r.Scopes, &networks, &metadata,
-		&r.CreatedAt, &r.CreatedBy, &activated, &expires, &disabled, &revoked, &r.RevokedFor,
+		&created, &r.CreatedBy, &activated, &expires, &disabled, &revoked, &r.RevokedFor,
 		&replaced, &overlap, &sunset, &used, &addr, &r.LastUsed.Agent,
-		&hash, &r.Pepper, &r.Tag, &r.Scheme, &r.Verifier,
+		&hash, &r.Pepper, &r.Tag, &r.Scheme, &r.Verifier, &epoch,
 	)
 	if err != nil {
 		return r, err
+	}
+	if len(hash) != apikeys.HashLen {
+		return r, fmt.Errorf("hash of key %s has %d bytes", r.ID, len(hash))
+	}
+	copy(r.Hash[:], hash)
+	if len(r.Scopes) == 0 {
+		r.Scopes = nil
 	}
 	for _, n := range networks {
 		p, err := netip.ParsePrefix(n)
@@ -225,32 +231,29 @@ func scanRecord(row pgx.Row) (apikeys.Record, error) {
 			return r, fmt.Errorf("metadata of key %s: %w", r.ID, err)
 		}
 	}
-	if len(r.Scopes) == 0 {
-		r.Scopes = nil
-	}
-	if len(hash) != apikeys.HashLen {
-		return r, fmt.Errorf("hash of key %s has %d bytes", r.ID, len(hash))
-	}
-	copy(r.Hash[:], hash)
-	r.CreatedAt = r.CreatedAt.UTC()
-	r.Overlap = time.Duration(overlap) * time.Microsecond
-	for to, from := range map[*time.Time]*time.Time{
-		&r.ActivatedAt: activated, &r.ExpiresAt: expires, &r.DisabledAt: disabled, &r.RevokedAt: revoked,
-		&r.ReplacedAt: replaced, &r.SunsetAt: sunset, &r.LastUsed.At: used,
-	} {
-		if from != nil {
-			*to = from.UTC()
-		}
-	}
-	if used != nil {
-		r.LastUsed.Key = r.ID
-	}
 	if addr != "" {
 		if r.LastUsed.Addr, err = netip.ParseAddr(addr); err != nil {
 			return r, fmt.Errorf("last address of key %s: %w", r.ID, err)
 		}
 	}
+	r.CreatedAt, r.ActivatedAt, r.ExpiresAt, r.DisabledAt = utc(created), utc(activated), utc(expires), utc(disabled)
+	r.RevokedAt, r.ReplacedAt, r.SunsetAt = utc(revoked), utc(replaced), utc(sunset)
+	r.Overlap = time.Duration(overlap) * time.Microsecond
+	if r.LastUsed.At = utc(used); used.Valid {
+		r.LastUsed.Key = r.ID
+	}
+	if !revoked.Valid && epoch.InfinityModifier == pgtype.Finite && r.CreatedAt.Before(epoch.Time) {
+		r.RevokedAt, r.RevokedFor = utc(epoch), apikeys.RevokedForAll
+	}
 	return r, nil
+}
+
+// utc returns the zero time for null.
+func utc(t pgtype.Timestamptz) time.Time {
+	if !t.Valid {
+		return time.Time{}
+	}
+	return t.Time.UTC()
 }
 
 // Change implements apikeys.Store.
@@ -330,11 +333,7 @@ func write(ctx context.Context, tx pgx.Tx, head apikeys.Head, d apikeys.Delta) e
 		b.Queue(notifySQL)
 	}
 	if !d.RevokeBefore.IsZero() {
-		at := d.RevokeBefore
-		if n := len(d.Log); n > 0 {
-			at = d.Log[n-1].At
-		}
-		b.Queue(revokeSQL, d.RevokeBefore, at)
+		b.Queue(revokeSQL, d.RevokeBefore)
 	}
 	if b.Len() == 0 {
 		return nil

@@ -1,18 +1,24 @@
 create table apikeys_head (
     singleton       boolean primary key default true check (singleton),
     seq             bigint not null,
-    hash            bytea not null,
-    revoked_before  timestamptz,
-    revoked_at      timestamptz
+    hash            bytea not null
 );
 
 insert into apikeys_head (seq, hash) values (0, '');
 
+-- Apart from the head, which every change writes: every look-up reads it.
+create table apikeys_epoch (
+    singleton       boolean primary key default true check (singleton),
+    revoked_before  timestamptz not null
+);
+
+insert into apikeys_epoch (revoked_before) values ('-infinity');
+
 create table apikeys_keys (
     id            text collate "C" primary key,
     lineage       text collate "C" not null,
-    predecessor   text collate "C" unique,
-    successor     text collate "C",
+    predecessor   text collate "C" not null,
+    successor     text collate "C" not null,
     owner_kind    text not null,
     owner_id      text not null,
     name          text not null,
@@ -41,6 +47,7 @@ create table apikeys_keys (
     verifier      bytea
 ) with (fillfactor = 90);
 
+create unique index apikeys_keys_predecessor on apikeys_keys (predecessor) where predecessor <> '';
 create index apikeys_keys_owner on apikeys_keys (owner_id, owner_kind, id);
 create index apikeys_keys_lineage on apikeys_keys (lineage, id);
 create index apikeys_keys_created_by on apikeys_keys (created_by);
@@ -67,4 +74,5 @@ create index apikeys_log_actor on apikeys_log (actor, seq);
 
 drop table apikeys_log;
 drop table apikeys_keys;
+drop table apikeys_epoch;
 drop table apikeys_head;

@@ -336,7 +336,7 @@ func TestFiguresMiddleware(t *testing.T) {
 }
 
 // TestFiguresUncached compares a verification that asks PostgreSQL with the
-// bare prepared look-up of the same columns' number of bytes by the same index.
+// bare prepared look-up of the same row by the same index.
 func TestFiguresUncached(t *testing.T) {
 	base := pgtest.Pool(t)
 	if err := apikeyspg.Migrate(ctx, base); err != nil {
@@ -371,19 +371,22 @@ func TestFiguresUncached(t *testing.T) {
 	lookup := func(sql string, into func() []any) func(int) {
 		return func(k int) {
 			for range k {
+				// A request has a deadline, which costs pgx some microseconds.
+				ctx, cancel := context.WithTimeout(ctx, time.Second)
 				must(pool.QueryRow(ctx, sql, hashes[next()]).Scan(into()...) == nil)
+				cancel()
 			}
 		}
 	}
 	compare(t, "uncached verification, PostgreSQL over a unix socket",
-		&contender{name: "floor: prepared look-up, 5 columns", each: 1000, run: lookup(
+		&contender{name: "floor: prepared look-up of the row", each: 1000, run: lookup(everyColumn, everyTarget)},
+		&contender{name: "prepared look-up, 5 columns", each: 1000, run: lookup(
 			"select id, owner_id, scopes, expires_at, revoked_at from apikeys_keys where hash = $1", func() []any {
 				var id, owner string
 				var scopes []string
 				var a, b *time.Time
 				return []any{&id, &owner, &scopes, &a, &b}
 			})},
-		&contender{name: "prepared look-up, every column", each: 1000, run: lookup(everyColumn, everyTarget)},
 		&contender{name: "apikeys.Verify without a cache", each: 1000, run: func(k int) {
 			for range k {
 				d, err := s.Verify(ctx, tokens[next()], apikeys.Client{})
