@@ -96,6 +96,9 @@ func isAtext(c byte) bool {
 }
 
 func checkDomain(s string) (domain, reason string) {
+	if plainDomain(s) {
+		return s, ""
+	}
 	ascii, err := idna.Lookup.ToASCII(s)
 	if err != nil {
 		return "", "has a domain that is not a valid name"
@@ -122,6 +125,25 @@ func checkDomain(s string) (domain, reason string) {
 		}
 	}
 	return ascii, ""
+}
+
+// plainDomain reports whether s is a host name as it should be, without any
+// label that IDNA has a say in: the usual case, for which no table is needed.
+func plainDomain(s string) bool {
+	if len(s) > 253 {
+		return false
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' || len(label) > 3 && label[2:4] == "--" {
+			return false
+		}
+		for i := range len(label) {
+			if c := label[i]; c != '-' && (c < '0' || c > '9') && (c < 'a' || c > 'z') {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // Domain returns what stands after the @.

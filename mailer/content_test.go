@@ -121,7 +121,7 @@ func TestMarkupBecomesBothParts(t *testing.T) {
 	spec := noteSpec(mailer.Transactional)
 	spec.Templates = fstest.MapFS{
 		"test.note.en.txt": {Data: []byte("Subject: S & {{.Data.Text}}\nPreheader: P\n\n# Head <1>\n\nOne & **two**\nthree [here]({{.Data.URL}}).\n\n## Sub\n\n- a\n- b\n\n| K | {{.Data.Text}} |\n| L | m |\n\n{{if .Data.Text}}\nyes\n{{else}}\nno\n{{end}}\n\n[Go]({{.Data.URL}})\n")},
-		"layout.html":      {Data: []byte(`<style data-inline>/* c */ p, li { margin: 0 } p.action { padding: 1px; } .facts { width: 1% } a { color: {{accent .Brand.Accent}} }</style><body>{{mso "<b>x</b>"}}{{template "content" .}}</body>`)},
+		"layout.html":      {Data: []byte(`<style data-inline>/* c */ p, li { margin: 0 } p.action { padding: 1px; margin: 9px } .facts { width: 1% } a { color: {{accent .Brand.Accent}} }</style><body>{{mso "<b>x</b>"}}{{template "content" .}}</body>`)},
 	}
 	kind, err := mailer.Define(spec)
 	require.NoError(t, err)
@@ -148,7 +148,7 @@ three <a href="https://example.com/?a=1&amp;b=2" style="color: #1f5fd6">here</a>
 <tr><td class="label">L</td><td class="value">m</td></tr>
 </tbody></table>
 <p style="margin: 0">yes</p>
-<p class="action" style="margin: 0; padding: 1px"><a class="button" href="https://example.com/?a=1&amp;b=2" style="color: #1f5fd6">Go</a></p>
+<p class="action" style="margin: 9px; padding: 1px"><a class="button" href="https://example.com/?a=1&amp;b=2" style="color: #1f5fd6">Go</a></p>
 </body>`, m.HTML)
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/base64"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -23,3 +24,5 @@ func weakKey(t *testing.T) *rsa.PrivateKey {
 	require.NoError(t, err)
 	return key
 }
+
+func itoa(n int) string { return strconv.Itoa(n) }

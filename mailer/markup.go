@@ -210,20 +210,21 @@ func inlineStyles(source string) (string, error) {
 		if c := classAttr.FindStringSubmatch(attrs); c != nil {
 			classes = strings.Fields(c[1])
 		}
-		var declarations []string
+		var applied []string
 		for _, st := range styles {
 			if st.tag != "" && st.tag != tag || st.class != "" && !contains(classes, st.class) {
 				continue
 			}
-			declarations = append(declarations, strings.TrimSuffix(st.declarations, ";"))
+			applied = append(applied, st.declarations)
 		}
-		if len(declarations) == 0 {
+		if len(applied) == 0 {
 			return s
 		}
 		if own := styleAttr.FindStringSubmatch(attrs); own != nil {
-			declarations = append(declarations, own[1])
+			applied = append(applied, own[1])
 			attrs = styleAttr.ReplaceAllLiteralString(attrs, "")
 		}
+		declarations := cascade(applied)
 		void := strings.HasSuffix(attrs, "/")
 		attrs = strings.TrimSuffix(attrs, "/")
 		out := "<" + tag + attrs + ` style="` + strings.Join(declarations, "; ") + `"`
@@ -232,6 +233,27 @@ func inlineStyles(source string) (string, error) {
 		}
 		return out + ">"
 	}), nil
+}
+
+// cascade joins declarations; a later one of the same property takes the place
+// of an earlier one.
+func cascade(blocks []string) []string {
+	var out []string
+	at := map[string]int{}
+	for declaration := range strings.SplitSeq(strings.Join(blocks, ";"), ";") {
+		declaration = strings.TrimSpace(declaration)
+		property, _, ok := strings.Cut(declaration, ":")
+		if !ok {
+			continue
+		}
+		if i, seen := at[property]; seen {
+			out[i] = declaration
+			continue
+		}
+		at[property] = len(out)
+		out = append(out, declaration)
+	}
+	return out
 }
 
 func contains(list []string, s string) bool {

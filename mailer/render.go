@@ -135,6 +135,7 @@ func compile(fsys fs.FS, kind, locale string, data reflect.Type) (*compiled, err
 		}
 		*texts[name].into = t
 	}
+	layout = strings.ReplaceAll(layout, "{{filler}}", preheaderFiller)
 	htmlSource, err := inlineStyles(layout + `{{define "content"}}` + content + `{{end}}`)
 	if err != nil {
 		return fail("layout.html", err)
@@ -262,7 +263,6 @@ func textFuncs(locale string) texttemplate.FuncMap {
 		"mso":     func(string) string { return "" },
 		"accent":  func(v string) string { return v },
 		"support": supportURL,
-		"filler":  func() string { return "" },
 	}
 }
 
@@ -285,12 +285,12 @@ func htmlFuncs(locale string) htmltemplate.FuncMap {
 			return htmltemplate.CSS(v)
 		},
 		"support": supportURL,
-		// filler keeps the body's first words out of an inbox's preview line.
-		"filler": func() htmltemplate.HTML { return preheaderFiller },
 	}
 }
 
-var preheaderFiller = htmltemplate.HTML(strings.Repeat("&zwnj;&nbsp;", 40))
+// preheaderFiller takes the place of {{filler}} in a layout: it keeps the
+// body's first words out of an inbox's preview line.
+var preheaderFiller = strings.Repeat("&zwnj;&nbsp;", 40)
 
 func supportURL(s string) string {
 	if strings.Contains(s, "://") {

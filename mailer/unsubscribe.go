@@ -119,6 +119,7 @@ func (s *Service) UnsubscribeHandler() http.Handler {
 		if serveAsset(w, r) {
 			return
 		}
+		w.Header().Set(handlerHeader, "1")
 		token := path.Base(r.URL.Path)
 		hash, stream, err := s.parseToken(token)
 		if err != nil {

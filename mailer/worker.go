@@ -13,7 +13,7 @@ import (
 // have begun finish (Config.Drain), gives the rest back, and returns nil: call
 // it with a context that SIGTERM cancels.
 //
-// Its goroutines are Config.Concurrency senders, one that writes results, one
+// Its goroutines are Config.Concurrency senders, two that write results, one
 // that renews leases; all have ended when Run returns. An unreachable store is
 // waited for, with a warning in the log.
 func (s *Service) Run(ctx context.Context) error {
@@ -98,7 +98,10 @@ func (s *Service) newWorker(ctx context.Context) *worker {
 			}
 		}()
 	}
-	w.acker.Add(2)
+	// Two that write: while one waits for the store, a result that comes in
+	// need not wait for both.
+	w.acker.Add(3)
+	go func() { defer w.acker.Done(); w.collect() }()
 	go func() { defer w.acker.Done(); w.collect() }()
 	go func() { defer w.acker.Done(); w.heartbeat() }()
 	return w

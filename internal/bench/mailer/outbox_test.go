@@ -1,0 +1,166 @@
+package mailer
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/kolekt/commerce/internal/pgtest"
+	"github.com/kolekt/commerce/internal/services"
+	"github.com/kolekt/commerce/mailer"
+	"github.com/kolekt/commerce/mailer/mailerpg"
+)
+
+type note struct{ N int }
+
+// TestTableOutbox measures the outbox on a durable PostgreSQL with rows of
+// history: a million of them with COMMERCE_PROVE=1.
+func TestTableOutbox(t *testing.T) {
+	ctx := context.Background()
+	pg := pgtest.Server(t, services.PostgresConfig{Durable: true, Settings: map[string]string{"shared_buffers": "256MB", "max_wal_size": "4GB"}})
+	pool, err := pgxpool.New(ctx, pg.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	if err := mailerpg.Migrate(ctx, pool); err != nil {
+		t.Fatal(err)
+	}
+	kind, err := mailer.Define(mailer.Spec[note]{Name: "test.note", Stream: "notes", Class: mailer.Transactional, Sample: note{1},
+		Templates: fstest.MapFS{"test.note.en.txt": {Data: []byte("Subject: Note {{.Data.N}}\nPreheader: A note.\n\nNumber {{.Data.N}}.\n")}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := mailerpg.New(pool)
+	svc, err := mailer.New(store, mailer.NewCapture(), mailer.Config{From: mailer.Address{Email: "a@example.com"}, Secret: make([]byte, 32), Kinds: []mailer.AnyKind{kind}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	history := 50_000
+	if os.Getenv("COMMERCE_PROVE") == "1" {
+		history = 1_000_000
+	}
+	exec := func(sql string, args ...any) {
+		if _, err := pool.Exec(ctx, sql, args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec(`insert into mailer_outbox (id, key_hash, kind, stream, class, state, attempts, guarded, account, topic, email, name, locale, time_zone, domain, address_hash, data, created_at, run_at, expires_at, finished_at)
+select 'mail_0' || i, sha256(('h' || i)::bytea), 'test.note', 'notes', 2, 3, 1, false, 'acct_' || i % 10000, '', 'u@example.org', '', '', '', 'example.org', sha256('a'), '{"N":1}', now(), now(), now(), now()
+from generate_series(1, $1) i`, history)
+	exec("create table bare (id text primary key, key_hash bytea not null unique, body json, state smallint not null, at timestamptz not null)")
+	exec("create table orders (id bigint generated always as identity primary key, note text)")
+	exec("vacuum analyze mailer_outbox")
+	n := 0
+	prepare := func(count int) []mailer.Enqueue {
+		out := make([]mailer.Enqueue, count)
+		for i := range out {
+			n++
+			e, err := kind.Prepare(svc, mailer.To{Account: fmt.Sprint("acct_", n%10000), Email: fmt.Sprintf("u%d@example.org", n)}, note{n}, fmt.Sprint(n))
+			if err != nil {
+				t.Fatal(err)
+			}
+			out[i] = e
+		}
+		return out
+	}
+
+	// One mail in the caller's transaction, beside the transaction alone.
+	var alone, with []time.Duration
+	for range 1500 {
+		for _, mail := range []bool{false, true} {
+			var batch []mailer.Enqueue
+			if mail {
+				batch = prepare(1)
+			}
+			start := time.Now()
+			err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+				if _, err := tx.Exec(ctx, "insert into orders (note) values ($1)", "order"); err != nil {
+					return err
+				}
+				if mail {
+					_, err := svc.WithStore(mailerpg.New(tx)).EnqueueAll(ctx, batch)
+					return err
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(start); mail {
+				with = append(with, took)
+			} else {
+				alone = append(alone, took)
+			}
+		}
+	}
+	t.Logf("history %d rows, fsync on", history)
+	t.Logf("transaction alone median %.3f ms, with a mail %.3f ms: +%.3f ms (best %.3f and %.3f)", ms(median(alone)), ms(median(with)), ms(median(with)-median(alone)), ms(fastest(alone)), ms(fastest(with)))
+
+	// A thousand at once, beside a bare INSERT of a thousand.
+	const batch, rounds = 1000, 20
+	var bare, ours []time.Duration
+	for range rounds {
+		mails := prepare(batch)
+		ids, keys, bodies := make([]string, batch), make([][]byte, batch), make([]string, batch)
+		for i, e := range mails {
+			ids[i], keys[i], bodies[i] = e.Mail.ID, e.Mail.KeyHash, string(e.Mail.Data)
+		}
+		start := time.Now()
+		exec("insert into bare select id, key_hash, body, 0, now() from unnest($1::text[], $2::bytea[], $3::json[]) as i (id, key_hash, body) on conflict (key_hash) do nothing", ids, keys, bodies)
+		bare = append(bare, time.Since(start))
+		start = time.Now()
+		if _, err := svc.EnqueueAll(ctx, mails); err != nil {
+			t.Fatal(err)
+		}
+		ours = append(ours, time.Since(start))
+	}
+	t.Logf("enqueue in batches of %d: median %.0f/s, best %.0f/s; bare INSERT median %.0f/s; ratio %.2f", batch, per(batch, median(ours)), per(batch, fastest(ours)), per(batch, median(bare)), float64(median(bare))/float64(median(ours)))
+
+	// Claim and ack a hundred, beside a bare claim and ack of the same table shape.
+	exec("create index bare_open on bare (at, id) where state = 0")
+	exec("analyze bare")
+	const lot = 100
+	var bareWork, ourWork []time.Duration
+	for range 150 {
+		start := time.Now()
+		rows, err := pool.Query(ctx, "update bare u set state = 1 from (select id from bare where state = 0 order by at, id limit $1 for update skip locked) d where u.id = d.id returning u.id, u.body", lot)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (string, error) {
+			var id, body string
+			err := r.Scan(&id, &body)
+			return id, err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		exec("update bare set state = 2 where id = any ($1)", ids)
+		bareWork = append(bareWork, time.Since(start))
+
+		start = time.Now()
+		leased, err := store.Claim(ctx, mailer.Claim{Now: time.Now().Add(time.Hour), Limit: lot, Lease: time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(leased) != lot || len(ids) != lot {
+			t.Fatalf("claimed %d and %d", len(leased), len(ids))
+		}
+		acks := make([]mailer.Ack, lot)
+		for i, m := range leased {
+			acks[i] = mailer.Ack{ID: m.ID, Attempt: m.Attempts, State: mailer.Done, At: time.Now(), Transport: "smtp", Code: 250}
+		}
+		if got, err := store.Ack(ctx, acks); err != nil || got != lot {
+			t.Fatalf("ack %d: %v", got, err)
+		}
+		ourWork = append(ourWork, time.Since(start))
+	}
+	t.Logf("claim and ack, %d at a time: median %.0f/s, best %.0f/s; bare UPDATEs median %.0f/s; ratio %.2f", lot, per(lot, median(ourWork)), per(lot, fastest(ourWork)), per(lot, median(bareWork)), float64(median(bareWork))/float64(median(ourWork)))
+}
