@@ -80,6 +80,9 @@ func (g *Gateway) call(ctx context.Context, r request) (node, error) {
 		}
 		g.log.WarnContext(ctx, "stripe request is sent again", "op", r.op, "status", failure.Status, "code", failure.Code, "request", failure.RequestID, "wait", wait)
 		if err := g.sleep(ctx, wait); err != nil {
+			if failure.Err == nil {
+				failure.Err = context.Cause(ctx)
+			}
 			return node{}, r.failed(unknown, failure)
 		}
 	}
@@ -135,10 +138,10 @@ func sleep(ctx context.Context, d time.Duration) error {
 func (g *Gateway) send(ctx context.Context, r request, values *form.Values) ([]byte, *exchange, error) {
 	ctx, cancel := context.WithTimeout(ctx, g.timeout)
 	defer cancel()
-	x := &exchange{}
+	x := &exchange{traced: g.traced}
 	ctx = context.WithValue(ctx, exchangeKey{}, x)
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		WroteHeaders: func() { x.sent.Store(true) },
+		GotConn: func(httptrace.GotConnInfo) { x.connected.Store(true) },
 	})
 	params := &stripe.Params{Context: ctx}
 	if r.write() {
@@ -162,7 +165,8 @@ func (a *answer) UnmarshalJSON([]byte) error                   { return nil }
 // has none of it when the response isn't Stripe's, such as a proxy's page, or
 // holds an object of another API version.
 type exchange struct {
-	sent        atomic.Bool // the transport may write from a goroutine of its own
+	traced      bool        // the transport tells of connections
+	connected   atomic.Bool // the request had a connection to go out on
 	status      int
 	requestID   string
 	retryAfter  time.Duration
@@ -186,7 +190,7 @@ func (w *watcher) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	x, _ := req.Context().Value(exchangeKey{}).(*exchange)
 	if x != nil {
-		x.sent.Store(true)
+		x.connected.Store(true)
 		x.status = resp.StatusCode
 		x.requestID = resp.Header.Get("Request-Id")
 		x.shouldRetry = resp.Header.Get("Stripe-Should-Retry")

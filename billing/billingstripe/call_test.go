@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -44,16 +45,24 @@ func (s *script) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a := s.answers[min(len(s.got), len(s.answers)-1)]
 	s.got = append(s.got, r)
 	s.bodies = append(s.bodies, string(body))
+	id := "req_" + strconv.Itoa(len(s.got))
 	s.mu.Unlock()
 	if a.cut {
 		panic(http.ErrAbortHandler)
 	}
-	w.Header().Set("Request-Id", "req_"+strconv.Itoa(len(s.got)))
+	w.Header().Set("Request-Id", id)
 	for name, values := range a.header {
 		w.Header()[name] = values
 	}
 	w.WriteHeader(a.status)
 	_, _ = io.WriteString(w, a.body)
+}
+
+// requests returns those that came.
+func (s *script) requests() []*http.Request {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.got
 }
 
 // run starts a server with these answers and a gateway that talks to it and
@@ -139,14 +148,14 @@ func TestErrorsAreMappedToKinds(t *testing.T) {
 			if c.answer.status != 0 {
 				assert.Equal(t, "req_"+strconv.Itoa(c.writes), failure.RequestID)
 			}
-			require.Len(t, s.got, c.writes)
-			for _, r := range s.got {
+			require.Len(t, s.requests(), c.writes)
+			for _, r := range s.requests() {
 				assert.Equal(t, "key_1", r.Header.Get("Idempotency-Key"), "each attempt has the one key")
 			}
 
 			g, s = run(t, c.answer)
 			require.ErrorIs(t, fetch(t, g), c.read)
-			assert.Len(t, s.got, c.reads)
+			assert.Len(t, s.requests(), c.reads)
 		})
 	}
 }
@@ -171,7 +180,7 @@ func TestUnknownStaysUnknown(t *testing.T) {
 	g, s := run(t, answer{cut: true}, refusal(429, "invalid_request_error", "rate_limit"))
 	_, err := create(t, g)
 	require.ErrorIs(t, err, billing.ErrUnknownOutcome)
-	assert.Len(t, s.got, 3)
+	assert.Len(t, s.requests(), 3)
 
 	g, _ = run(t, answer{status: 502, body: page502}, answer{status: 200, body: customerBody})
 	customer, err := create(t, g)
@@ -198,6 +207,65 @@ func TestNothingWasSent(t *testing.T) {
 		_, err = g.CreateCustomer(t.Context(), billing.CustomerRequest{}, key)
 		require.ErrorIs(t, err, billing.ErrInvalid, "%q", key)
 	}
+}
+
+// TestNoConnectionNothingHappened: the connection never came about, which
+// however it ended is not an unknown outcome.
+func TestNoConnectionNothingHappened(t *testing.T) {
+	refuse := errors.New("no route")
+	for name, dial := range map[string]func(context.Context, string, string) (net.Conn, error){
+		"blocked until the deadline": func(ctx context.Context, _, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		},
+		"refused": func(context.Context, string, string) (net.Conn, error) { return nil, refuse },
+	} {
+		g := newGateway(t, func(c *billingstripe.Config) {
+			c.URL, c.Timeout, c.Retries = "http://stripe.invalid", 10*time.Millisecond, -1
+			c.HTTPClient = &http.Client{Transport: &http.Transport{DialContext: dial}}
+		})
+		_, err := create(t, g)
+		require.ErrorIs(t, err, billing.ErrUnavailable, name)
+	}
+	// A transport that tells nothing of its connections isn't trusted.
+	g := newGateway(t, func(c *billingstripe.Config) {
+		c.Retries = -1
+		c.HTTPClient = &http.Client{Transport: failing{refuse}}
+	})
+	_, err := create(t, g)
+	require.ErrorIs(t, err, billing.ErrUnknownOutcome)
+	g = newGateway(t, func(c *billingstripe.Config) {
+		c.Retries = -1
+		c.HTTPClient = &http.Client{Transport: failing{&net.OpError{Op: "dial", Err: refuse}}}
+	})
+	_, err = create(t, g)
+	require.ErrorIs(t, err, billing.ErrUnavailable)
+}
+
+type failing struct{ err error }
+
+func (f failing) RoundTrip(*http.Request) (*http.Response, error) { return nil, f.err }
+
+func TestAWaitEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began := time.Now()
+		require.ErrorIs(t, billingstripe.Sleep(ctx, time.Hour), context.DeadlineExceeded)
+		assert.Equal(t, time.Second, time.Since(began))
+		require.NoError(t, billingstripe.Sleep(t.Context(), time.Hour))
+		assert.Equal(t, time.Hour+time.Second, time.Since(began))
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	g, s := run(t, refusal(429, "invalid_request_error", "rate_limit"))
+	billingstripe.SetSleep(g, func(ctx context.Context, _ time.Duration) error {
+		cancel()
+		return ctx.Err()
+	})
+	_, err := g.CreateCustomer(ctx, billing.CustomerRequest{}, "k")
+	require.ErrorIs(t, err, billing.ErrUnavailable)
+	require.ErrorIs(t, err, context.Canceled)
+	assert.Len(t, s.requests(), 1)
 }
 
 func TestTimeoutsOfWritesAreUnknown(t *testing.T) {
@@ -269,7 +337,7 @@ func TestNothingSecretIsLogged(t *testing.T) {
 	for _, secret := range []string{"very_secret", "ann@", "acc_1", "502 Bad"} {
 		assert.NotContains(t, log.String(), secret)
 	}
-	assert.Equal(t, "Bearer sk_test_very_secret", s.got[0].Header.Get("Authorization"))
-	assert.Empty(t, s.got[0].Header.Get("X-Stripe-Client-Telemetry"))
+	assert.Equal(t, "Bearer sk_test_very_secret", s.requests()[0].Header.Get("Authorization"))
+	assert.Empty(t, s.requests()[0].Header.Get("X-Stripe-Client-Telemetry"))
 	assert.Equal(t, s.bodies[0], s.bodies[1])
 }

@@ -126,13 +126,16 @@ func (r request) unreadable(x *exchange) *billing.GatewayError {
 	return &billing.GatewayError{Kind: r.lost(), Status: x.status, RequestID: x.requestID, Message: "the answer is not Stripe's"}
 }
 
-// neverSent reports whether a request certainly didn't reach Stripe. Whether
-// anything was written counts as well as the error, because the transport
-// sends a request with an idempotency key again by itself when a kept
-// connection breaks, and only the last error is seen.
+// neverSent reports whether a request certainly didn't reach Stripe. The error
+// alone doesn't tell: the transport sends a request with an idempotency key
+// again by itself when a kept connection breaks, and only the last error is
+// seen. Without a connection, in all of these attempts, nothing went out.
 func neverSent(x *exchange, err error) bool {
-	if x.sent.Load() {
+	if x.connected.Load() {
 		return false
+	}
+	if x.traced {
+		return true
 	}
 	var op *net.OpError
 	var dns *net.DNSError

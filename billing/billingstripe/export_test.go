@@ -10,6 +10,9 @@ import (
 // SetSleep replaces the waits between attempts.
 func SetSleep(g *Gateway, sleep func(context.Context, time.Duration) error) { g.sleep = sleep }
 
+// Sleep waits between attempts.
+var Sleep = sleep
+
 // ParseSignature is the parser of the header, for fuzzing.
 func ParseSignature(header string) (stamp string, signatures int, err error) {
 	s, err := parseSignature(header)

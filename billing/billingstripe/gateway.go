@@ -62,6 +62,7 @@ type Config struct {
 // no goroutine and needs no closing.
 type Gateway struct {
 	backend        stripe.Backend
+	traced         bool // the transport tells of connections
 	key            string
 	livemode       bool
 	webhookSecrets [][]byte
@@ -132,9 +133,11 @@ func New(config Config) (*Gateway, error) {
 	// A backend of our own: stripe-go's default one shares its key, client and
 	// logger with the whole process, and its retries sleep through a context's
 	// end.
+	client, traced := httpClient(config.HTTPClient)
+	g.traced = traced
 	g.backend = stripe.GetBackendWithConfig(stripe.APIBackend, &stripe.BackendConfig{
 		URL:               stripe.String(base),
-		HTTPClient:        httpClient(config.HTTPClient),
+		HTTPClient:        client,
 		MaxNetworkRetries: stripe.Int64(0),
 		LeveledLogger:     &stripe.LeveledLogger{Level: stripe.LevelNull},
 		EnableTelemetry:   stripe.Bool(false),
@@ -160,9 +163,10 @@ func baseURL(base string, live bool) (string, error) {
 }
 
 // httpClient returns a client that watches its exchanges and doesn't follow
-// redirects.
-func httpClient(base *http.Client) *http.Client {
-	client := &http.Client{}
+// redirects, and whether its transport traces connections (net/http/httptrace),
+// which a transport of somebody else's may not.
+func httpClient(base *http.Client) (client *http.Client, traced bool) {
+	client = &http.Client{}
 	if base != nil {
 		*client = *base
 	}
@@ -178,7 +182,8 @@ func httpClient(base *http.Client) *http.Client {
 			ExpectContinueTimeout: time.Second,
 		}
 	}
+	_, traced = client.Transport.(*http.Transport)
 	client.Transport = &watcher{client.Transport}
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return client
+	return client, traced
 }

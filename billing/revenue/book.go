@@ -28,9 +28,11 @@ type Config struct {
 // list, never changes, and is safe for concurrent use.
 type Book struct {
 	config   Config
-	series   []series // by subscription
+	series   []series   // of each subscription, by account and ID
+	accounts [][]series // the same, those of one account together
 	payments []Payment
-	paid     bool // whether payments are known at all
+	paid     bool                 // whether payments are known at all
+	lastPaid map[string]time.Time // by subscription: the last payment of more than nothing
 }
 
 // series is the life of one subscription.
@@ -75,6 +77,12 @@ func New(changes []Change, payments []Payment, config Config) (*Book, error) {
 		config.Plan = func(p billing.Price) string { return cmp.Or(p.LookupKey, p.ProductID, p.ID) }
 	}
 	b := &Book{config: config, payments: slices.Clone(payments), paid: payments != nil}
+	b.lastPaid = map[string]time.Time{}
+	for _, p := range payments {
+		if p.Amount.Amount > 0 {
+			b.lastPaid[p.SubscriptionID] = latest(b.lastPaid[p.SubscriptionID], p.At)
+		}
+	}
 	bySubscription := map[string]*series{}
 	for i, c := range changes {
 		id := c.Subscription.ID
@@ -91,11 +99,19 @@ func New(changes []Change, payments []Payment, config Config) (*Book, error) {
 			s.account = account
 		}
 	}
-	for _, id := range slices.Sorted(maps.Keys(bySubscription)) {
-		s := bySubscription[id]
+	for _, s := range bySubscription {
 		slices.SortStableFunc(s.changes, func(a, b Change) int { return a.At.Compare(b.At) })
 		b.lay(s)
 		b.series = append(b.series, *s)
+	}
+	slices.SortFunc(b.series, func(a, b series) int { return cmp.Or(cmp.Compare(a.account, b.account), cmp.Compare(a.id, b.id)) })
+	for rest := b.series; len(rest) > 0; {
+		n := 1
+		for n < len(rest) && rest[n].account == rest[0].account {
+			n++
+		}
+		b.accounts = append(b.accounts, rest[:n:n])
+		rest = rest[n:]
 	}
 	return b, nil
 }
@@ -137,27 +153,58 @@ func (s *series) at(t time.Time, before bool) *segment {
 	return &s.segments[i-1]
 }
 
+// zero must not be changed, nor the amount of any segment.
+var zero = new(big.Rat)
+
 // amount is the MRR of a segment within a selection, whatever its status.
 func (g *segment) amount(selection Selection) *big.Rat {
-	sum := new(big.Rat)
+	sum := zero
 	if g == nil {
 		return sum
 	}
 	for _, item := range g.items {
-		if item.currency == selection.Currency && (selection.Plan == "" || item.plan == selection.Plan) {
-			sum.Add(sum, item.amount)
+		if !selection.has(item) {
+			continue
+		}
+		if sum == zero {
+			sum = item.amount // most have one item
+		} else {
+			sum = new(big.Rat).Add(sum, item.amount)
 		}
 	}
 	return sum
+}
+
+func (s Selection) has(item itemMRR) bool {
+	return item.currency == s.Currency && (s.Plan == "" || item.plan == s.Plan)
 }
 
 // recurring is the MRR of a segment within a selection: zero unless its status
 // counts.
 func (g *segment) recurring(selection Selection) *big.Rat {
 	if g == nil || g.counted != recurring && g.counted != atRisk {
-		return new(big.Rat)
+		return zero
 	}
 	return g.amount(selection)
+}
+
+// recurring is MRR, and the customers who have it, at an instant or just before
+// it.
+func (b *Book) recurring(at time.Time, before bool, selection Selection) (Figure, Count) {
+	mrr, customers := newFigure(selection.Currency), Count{}
+	for i := range b.series {
+		life := &b.series[i]
+		amount := life.at(at, before).recurring(selection)
+		if amount.Sign() == 0 {
+			continue
+		}
+		mrr.add(life.account, life.id, amount)
+		if customers.N == 0 || customers.Accounts[customers.N-1] != life.account {
+			customers.Accounts = append(customers.Accounts, life.account)
+			customers.N++
+		}
+	}
+	return mrr, customers
 }
 
 // Currencies returns the currencies of all recurring prices, in order.
@@ -225,10 +272,6 @@ func (s Snapshot) ARPA() (billing.Money, bool) {
 
 // AsOf returns revenue as of an instant, with what happens at it.
 func (b *Book) AsOf(at time.Time, selection Selection) Snapshot {
-	return b.snapshot(at, false, selection)
-}
-
-func (b *Book) snapshot(at time.Time, before bool, selection Selection) Snapshot {
 	currency := selection.Currency
 	s := Snapshot{
 		At: at, Currency: currency, Plan: selection.Plan,
@@ -238,7 +281,7 @@ func (b *Book) snapshot(at time.Time, before bool, selection Selection) Snapshot
 	shares, members := map[string]Figure{}, map[string]map[string]bool{}
 	for i := range b.series {
 		life := &b.series[i]
-		g := life.at(at, before)
+		g := life.at(at, false)
 		amount := g.amount(selection)
 		if amount.Sign() == 0 || g.counted == none {
 			continue
@@ -258,7 +301,7 @@ func (b *Book) snapshot(at time.Time, before bool, selection Selection) Snapshot
 			pastDue[life.account] = true
 		}
 		for _, item := range g.items {
-			if item.currency != currency || selection.Plan != "" && item.plan != selection.Plan {
+			if !selection.has(item) {
 				continue
 			}
 			if _, ok := shares[item.plan]; !ok {
@@ -277,9 +320,6 @@ func (b *Book) snapshot(at time.Time, before bool, selection Selection) Snapshot
 	s.Customers, s.Trialing, s.PastDue = countOf(customers), countOf(trialing), countOf(pastDue)
 	for _, plan := range slices.Sorted(maps.Keys(shares)) {
 		s.Plans = append(s.Plans, PlanShare{plan, shares[plan], countOf(members[plan])})
-	}
-	for _, f := range []*Figure{&s.MRR, &s.Committed, &s.AtRisk, &s.Trial, &s.ARR} {
-		sortParts(f.Parts)
 	}
 	return s
 }

@@ -54,9 +54,9 @@ func (b *Book) Cohorts(until time.Time, selection Selection) []Cohort {
 	for start := months[0]; !start.After(until); start = start.AddDate(0, 1, 0) {
 		end := start.AddDate(0, 1, 0)
 		partial := end.After(until)
-		snapshot := b.snapshot(end, true, selection)
+		mrr, _ := b.recurring(end, true, selection)
 		if partial {
-			snapshot = b.AsOf(until, selection)
+			mrr, _ = b.recurring(until, false, selection)
 		}
 		cells := make([]Cell, len(cohorts))
 		left := make([]map[string]bool, len(cohorts))
@@ -64,7 +64,7 @@ func (b *Book) Cohorts(until time.Time, selection Selection) []Cohort {
 			cells[i] = Cell{Month: start, Partial: partial, MRR: newFigure(selection.Currency)}
 			left[i] = map[string]bool{}
 		}
-		for _, p := range snapshot.MRR.Parts {
+		for _, p := range mrr.Parts {
 			i := index[first[p.Account]]
 			cells[i].MRR.add(p.Account, p.SubscriptionID, p.Exact)
 			left[i][p.Account] = true

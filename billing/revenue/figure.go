@@ -1,7 +1,6 @@
 package revenue
 
 import (
-	"cmp"
 	"math"
 	"math/big"
 	"slices"
@@ -115,9 +114,3 @@ func (r Ratio) Percent(decimals int) string {
 }
 
 func (r Ratio) rat() *big.Rat { return new(big.Rat).Quo(r.Part, r.Whole) }
-
-func sortParts(parts []Part) {
-	slices.SortStableFunc(parts, func(a, b Part) int {
-		return cmp.Or(cmp.Compare(a.Account, b.Account), cmp.Compare(a.SubscriptionID, b.SubscriptionID))
-	})
-}

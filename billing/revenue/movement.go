@@ -38,25 +38,23 @@ type Movement struct {
 // of movements (Convention.Group) end at the window's edges.
 func (b *Book) Movements(from, to time.Time, selection Selection) []Movement {
 	var movements []Movement
-	for _, lives := range b.accounts() {
-		movements = append(movements, b.walk(lives, from, to, selection)...)
+	for _, lives := range b.accounts {
+		if stirs(lives, from, to) {
+			movements = append(movements, b.walk(lives, from, to, selection)...)
+		}
 	}
 	slices.SortStableFunc(movements, func(a, b Movement) int { return a.At.Compare(b.At) })
 	return movements
 }
 
-// accounts returns the subscriptions of each account, in order of its name.
-func (b *Book) accounts() [][]*series {
-	byAccount := map[string][]*series{}
-	for i := range b.series {
-		s := &b.series[i]
-		byAccount[s.account] = append(byAccount[s.account], s)
+// stirs reports whether anything begins in a window.
+func stirs(lives []series, from, to time.Time) bool {
+	for i := range lives {
+		if g := lives[i].at(to, true); g != nil && !g.at.Before(from) {
+			return true
+		}
 	}
-	lives := make([][]*series, 0, len(byAccount))
-	for _, account := range slices.Sorted(maps.Keys(byAccount)) {
-		lives = append(lives, byAccount[account])
-	}
-	return lives
+	return false
 }
 
 // step is a segment's beginning.
@@ -66,11 +64,11 @@ type step struct {
 }
 
 // walk goes through the life of one customer.
-func (b *Book) walk(lives []*series, from, to time.Time, selection Selection) []Movement {
+func (b *Book) walk(lives []series, from, to time.Time, selection Selection) []Movement {
 	var steps []step
-	for i, life := range lives {
-		for j := range life.segments {
-			if g := &life.segments[j]; g.at.Before(to) {
+	for i := range lives {
+		for j := range lives[i].segments {
+			if g := &lives[i].segments[j]; g.at.Before(to) {
 				steps = append(steps, step{i, g})
 			}
 		}
@@ -79,7 +77,7 @@ func (b *Book) walk(lives []*series, from, to time.Time, selection Selection) []
 	var movements []Movement
 	amounts := make([]*big.Rat, len(lives))
 	for i := range amounts {
-		amounts[i] = new(big.Rat)
+		amounts[i] = zero
 	}
 	total, ever := new(big.Rat), false
 	for len(steps) > 0 {

@@ -65,11 +65,10 @@ func (b *Book) Between(from, to time.Time, selection Selection) Report {
 		New: newFigure(currency), Reactivation: newFigure(currency), Expansion: newFigure(currency),
 		Contraction: newFigure(currency), Churn: newFigure(currency), Involuntary: newFigure(currency),
 	}
-	opening, closing := b.snapshot(from, true, selection), b.snapshot(to, true, selection)
-	r.Opening, r.Closing = opening.MRR, closing.MRR
-	r.CustomersAtStart, r.CustomersAtEnd = opening.Customers, closing.Customers
-	if opening.Customers.N > 0 {
-		r.arpa = new(big.Rat).Quo(opening.MRR.Exact, opening.Customers.rat())
+	r.Opening, r.CustomersAtStart = b.recurring(from, true, selection)
+	r.Closing, r.CustomersAtEnd = b.recurring(to, true, selection)
+	if r.CustomersAtStart.N > 0 {
+		r.arpa = new(big.Rat).Quo(r.Opening.Exact, r.CustomersAtStart.rat())
 	}
 	came, churned := map[string]bool{}, map[string]bool{}
 	for _, m := range b.Movements(from, to, selection) {
@@ -95,7 +94,7 @@ func (b *Book) Between(from, to time.Time, selection Selection) Report {
 	r.Came, r.Churned = countOf(came), countOf(churned)
 	b.count(&r, selection)
 	r.rate(b.config.Convention.Churn)
-	r.retention(opening, closing)
+	r.retention()
 	b.cash(&r)
 	return r
 }
@@ -150,12 +149,8 @@ func (b *Book) count(r *Report, selection Selection) {
 // active when its trial ends and collects an hour later.
 func (b *Book) converted(life *series, ended int) bool {
 	if b.paid {
-		for _, p := range b.payments {
-			if p.SubscriptionID == life.id && p.Amount.Amount > 0 && !p.At.Before(life.segments[ended].at) {
-				return true
-			}
-		}
-		return false
+		last, ok := b.lastPaid[life.id]
+		return ok && !last.Before(life.segments[ended].at)
 	}
 	for _, g := range life.segments[ended:] {
 		if life.changes[g.change].Subscription.Status == billing.StatusActive {
@@ -206,25 +201,27 @@ func (r *Report) rate(rule ChurnRule) {
 }
 
 // retention computes GRR and NRR by customer.
-func (r *Report) retention(opening, closing Snapshot) {
-	after := map[string]*big.Rat{}
-	for _, p := range closing.MRR.Parts {
-		after[p.Account] = plus(after[p.Account], p.Exact)
-	}
-	before := map[string]*big.Rat{}
-	for _, p := range opening.MRR.Parts {
-		before[p.Account] = plus(before[p.Account], p.Exact)
-	}
+func (r *Report) retention() {
 	kept, net := new(big.Rat), new(big.Rat)
-	for account, was := range before {
-		is := plus(after[account], new(big.Rat))
+	closing := r.Closing.Parts // both are in order of accounts
+	for opening := r.Opening.Parts; len(opening) > 0; {
+		account, was, is := opening[0].Account, new(big.Rat), new(big.Rat)
+		for len(closing) > 0 && closing[0].Account < account {
+			closing = closing[1:]
+		}
+		for ; len(opening) > 0 && opening[0].Account == account; opening = opening[1:] {
+			was.Add(was, opening[0].Exact)
+		}
+		for ; len(closing) > 0 && closing[0].Account == account; closing = closing[1:] {
+			is.Add(is, closing[0].Exact)
+		}
 		net.Add(net, is)
 		if is.Cmp(was) > 0 {
 			is = was
 		}
 		kept.Add(kept, is)
 	}
-	r.GRR, r.NRR = Ratio{kept, opening.MRR.Exact}, Ratio{net, opening.MRR.Exact}
+	r.GRR, r.NRR = Ratio{kept, r.Opening.Exact}, Ratio{net, r.Opening.Exact}
 }
 
 // cash sums the payments of the window, and what the customers who churned in
@@ -306,14 +303,6 @@ func (b *Book) Months(end time.Time, n int, selection Selection) []Report {
 func month(t time.Time) time.Time {
 	t = t.UTC()
 	return time.Date(t.Year(), t.Month(), 1, 0, 0, 0, 0, time.UTC)
-}
-
-func plus(a, b *big.Rat) *big.Rat {
-	sum := new(big.Rat).Set(b)
-	if a != nil {
-		sum.Add(sum, a)
-	}
-	return sum
 }
 
 func setOf(c Count) map[string]bool {
