@@ -189,6 +189,17 @@ func (c *client) pay(address string) {
 	require.Contains(c.t, string(b), "You are on Pro")
 }
 
+// paid asserts that the account's page lists an invoice of this amount.
+func (c *client) paid(amount string) {
+	c.t.Helper()
+	resp, err := c.http.Get(c.origin + "/account")
+	require.NoError(c.t, err)
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	require.NoError(c.t, err)
+	require.Contains(c.t, regexp.MustCompile(`\$\d+\.\d\d`).FindAllString(string(b), -1), amount)
+}
+
 func TestTheAPIInMemory(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent(),
 		// Started by scs.New; it can't be stopped without a race.
@@ -314,6 +325,20 @@ func journey(t *testing.T, env map[string]string) {
 	}
 	require.EqualValues(t, 249, admin.do("GET", "/api/v1/admin/projections", nil, 200)["break_even_users_of_the_mix"])
 	adminRoutes(t, origin)
+
+	// Ann's code is half a first month to Carl, and not to Ann.
+	code := c.do("GET", "/api/v1/referrals", nil, 200)["code"].(string)
+	require.Equal(t, "code_refused", c.do("POST", "/api/v1/referrals/apply", m{"code": code}, 409)["code"])
+	carl := newClient(t, origin, d)
+	carl.do("POST", "/api/v1/auth/signup", m{"email": "carl@example.com", "password": "a password of some length", "name": "Carl", "referral_code": code}, 201)
+	carl.do("POST", "/api/v1/referrals/apply", m{"code": code}, 200) // the same once more
+	dora := newClient(t, origin, d)
+	dora.do("POST", "/api/v1/auth/signup", m{"email": "dora@example.com", "password": "a password of some length", "name": "Dora"}, 201)
+	dora.do("POST", "/api/v1/referrals/apply", m{"code": code}, 200)
+	half := carl.do("POST", "/api/v1/payments/create-checkout-session", m{"plan_type": "pro"}, 201)
+	carl.pay(half["url"].(string))
+	carl.paid("$4.99")
+	require.EqualValues(t, 2, c.do("GET", "/api/v1/referrals", nil, 200)["uses"])
 
 	privacy(t, c)
 

@@ -31,6 +31,9 @@ import (
 	"github.com/kolekt/commerce/ratelimit"
 	"github.com/kolekt/commerce/ratelimit/ratelimitmem"
 	"github.com/kolekt/commerce/ratelimit/ratelimitredis"
+	"github.com/kolekt/commerce/referral"
+	"github.com/kolekt/commerce/referral/referralmem"
+	"github.com/kolekt/commerce/referral/referralpg"
 	"github.com/kolekt/commerce/usage"
 	"github.com/kolekt/commerce/usage/usagemem"
 	"github.com/kolekt/commerce/usage/usagepg"
@@ -49,6 +52,7 @@ type Stores struct {
 	Kolekts  kolekts.Store
 	Ledger   ledger.Store
 	Privacy  gdpr.Store
+	Referral referral.Store
 	Sessions scs.Store // nil in memory: scs has a store of its own
 
 	pool  *pgxpool.Pool // nil in memory
@@ -65,7 +69,7 @@ func openStores(ctx context.Context, cfg Config) (*Stores, error) {
 	local := ratelimitmem.New(ratelimitmem.Config{})
 	s := &Stores{
 		Billing: billingmem.New(), Usage: usagemem.New(), Keys: apikeysmem.New(), Limits: local,
-		Mail: mail, Users: &users.Memory{}, Kolekts: &kolekts.Memory{}, Ledger: &ledger.Memory{}, Privacy: gdprmem.New(),
+		Mail: mail, Users: &users.Memory{}, Kolekts: &kolekts.Memory{}, Ledger: &ledger.Memory{}, Privacy: gdprmem.New(), Referral: referralmem.New(),
 	}
 	if cfg.RedisURL != "" {
 		if err := s.useRedis(ctx, cfg.RedisURL, local); err != nil {
@@ -119,7 +123,7 @@ func (s *Stores) usePostgres(ctx context.Context, cfg Config) error {
 	}
 	s.Billing, s.Usage, s.Keys, s.KeyBus = billingpg.New(pool), usagepg.New(pool), apikeyspg.New(pool), apikeyspg.NewBus(pool)
 	s.Mail, s.Users, s.Kolekts, s.Ledger = mailerpg.New(pool), users.NewPostgres(pool), kolekts.NewPostgres(pool), ledger.NewPostgres(pool)
-	s.Privacy = gdprpg.New(pool)
+	s.Privacy, s.Referral = gdprpg.New(pool), referralpg.New(pool)
 	s.Sessions = pgxstore.NewWithCleanupInterval(pool, 0) // Clean does it
 	return nil
 }
@@ -199,6 +203,7 @@ var schemas = []schema{
 	{"usage", usagepg.Migrate, usagepg.Verify},
 	{"apikeys", apikeyspg.Migrate, apikeyspg.Verify},
 	{"gdpr", gdprpg.Migrate, gdprpg.Verify},
+	{"referral", referralpg.Migrate, referralpg.Verify},
 	{"mailer", mailerpg.Migrate, mailerpg.Verify},
 }
 

@@ -77,6 +77,9 @@ func (a *App) api(mux *http.ServeMux) error {
 	admin("GET /api/v1/admin/health", a.apiHealth)
 	admin("GET /api/v1/admin/projections", a.apiProjections)
 
+	person("GET /api/v1/referrals", a.apiReferral)
+	person("POST /api/v1/referrals/apply", a.apiApply)
+
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
 	})
@@ -112,7 +115,7 @@ func (a *App) identified(h apiHandler) apiHandler {
 		if c.key = apikeys.FromContext(r.Context()); c.key != nil {
 			c.account = c.key.Account()
 			var err error
-			if c.access, err = a.Billing.Access(r.Context(), c.account); err != nil {
+			if c.access, err = a.Feed.Access(r.Context(), c.account); err != nil {
 				return err
 			}
 			return h(w, r, c)
@@ -189,6 +192,9 @@ func (a *App) problem(r *http.Request, err error) problem.Details {
 	var body *badBody
 	var plan *needsPlan
 	var tooBig *http.MaxBytesError
+	if d, ok := codeProblem(err); ok {
+		return d
+	}
 	if field, ok := refusedText(err); ok {
 		if field == "" {
 			field = "tone"
@@ -282,6 +288,7 @@ type credentials struct {
 	Email    string `json:"email"`
 	Password string `json:"password"`
 	Name     string `json:"name"`
+	Code     string `json:"referral_code"`
 }
 
 func (a *App) person(u users.User) map[string]any {
@@ -293,7 +300,7 @@ func (a *App) apiSignUp(w http.ResponseWriter, r *http.Request, _ *caller) error
 	if err := read(r, &in); err != nil {
 		return err
 	}
-	u, err := a.register(r, in.Email, in.Password, in.Name)
+	u, err := a.register(r, in.Email, in.Password, in.Name, in.Code)
 	if err != nil {
 		return err
 	}

@@ -42,7 +42,7 @@ func (a *App) apiCheckout(w http.ResponseWriter, r *http.Request, c *caller) err
 	if err := read(r, &in); err != nil {
 		return err
 	}
-	s, err := a.Billing.Checkout(r.Context(), c.account, a.checkoutOrder(in.order()))
+	s, err := a.openCheckout(r.Context(), c.account, in.order())
 	if err != nil {
 		return err
 	}
