@@ -308,7 +308,7 @@ func journey(t *testing.T, env map[string]string) {
 		raw, err := io.ReadAll(resp.Body)
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
-		if resp.StatusCode != 201 {
+		if resp.StatusCode != http.StatusCreated {
 			require.Equal(t, 429, resp.StatusCode)
 			require.NotEmpty(t, resp.Header.Get("Retry-After"))
 			require.NoError(t, json.Unmarshal(raw, &refused))
@@ -393,7 +393,7 @@ func privacy(t *testing.T, c *client) {
 // nothing.
 func adminRoutes(t *testing.T, origin string) {
 	for forwarded, want := range map[string]int{"": 200, "203.0.113.9": 404} {
-		r, err := http.NewRequest("GET", origin+"/metrics", nil)
+		r, err := http.NewRequest(http.MethodGet, origin+"/metrics", nil)
 		require.NoError(t, err)
 		if forwarded != "" {
 			r.Header.Set("X-Forwarded-For", forwarded)

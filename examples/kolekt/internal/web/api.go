@@ -143,7 +143,7 @@ func (a *App) paced(h apiHandler) apiHandler {
 		d.WriteHeaders(w.Header(), ratelimit.StandardHeaders)
 		if !d.Allowed {
 			a.counts.throttled.Add(1)
-			return &tooFast{d}
+			return &rateError{d}
 		}
 		return h(w, r, c)
 	}
@@ -160,10 +160,10 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	_, _ = w.Write(append(b, '\n')) // the client has gone: nobody to tell
 }
 
-// badBody says what is wrong with a request's JSON.
-type badBody struct{ detail string }
+// bodyError says what is wrong with a request's JSON.
+type bodyError struct{ detail string }
 
-func (e *badBody) Error() string { return "kolekt: " + e.detail }
+func (e *bodyError) Error() string { return "kolekt: " + e.detail }
 
 // read decodes a request's body, strictly.
 func read(r *http.Request, v any) error {
@@ -175,22 +175,22 @@ func read(r *http.Request, v any) error {
 		case errors.As(err, &tooBig):
 			return err
 		case errors.Is(err, io.EOF):
-			return &badBody{"the body is empty: send a JSON object"}
+			return &bodyError{"the body is empty: send a JSON object"}
 		}
-		return &badBody{"the body can't be read: " + strings.TrimPrefix(err.Error(), "json: ")}
+		return &bodyError{"the body can't be read: " + strings.TrimPrefix(err.Error(), "json: ")}
 	}
 	if dec.More() {
-		return &badBody{"the body has more than one JSON value"}
+		return &bodyError{"the body has more than one JSON value"}
 	}
 	return nil
 }
 
 // problem says an error to a program.
 func (a *App) problem(r *http.Request, err error) problem.Details {
-	var quota *overQuota
-	var fast *tooFast
-	var body *badBody
-	var plan *needsPlan
+	var quota *quotaError
+	var fast *rateError
+	var body *bodyError
+	var plan *planError
 	var tooBig *http.MaxBytesError
 	if d, ok := codeProblem(err); ok {
 		return d
@@ -395,7 +395,7 @@ func (a *App) apiAnalytics(w http.ResponseWriter, r *http.Request, c *caller) er
 		if text := r.FormValue(name); text != "" {
 			t, err := time.Parse(time.DateOnly, text)
 			if err != nil {
-				return &badBody{name + " is not a date such as 2026-01-31"}
+				return &bodyError{name + " is not a date such as 2026-01-31"}
 			}
 			*at = t
 		}
