@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/alexedwards/scs/pgxstore"
@@ -106,9 +107,18 @@ func (s *Stores) useRedis(ctx context.Context, url string, local ratelimit.Store
 }
 
 func (s *Stores) usePostgres(ctx context.Context, cfg Config) error {
-	pool, err := pgxpool.New(ctx, cfg.DatabaseURL)
+	options, err := pgxpool.ParseConfig(cfg.DatabaseURL)
 	if err != nil {
 		return fmt.Errorf("DATABASE_URL can't be read: %w", err)
+	}
+	// Some connections listen and never come back, and a transaction of a
+	// request needs one: pgx's four would be none.
+	if !strings.Contains(cfg.DatabaseURL, "pool_max_conns") {
+		options.MaxConns = max(16, options.MaxConns)
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, options)
+	if err != nil {
+		return fmt.Errorf("DATABASE_URL: %w", err)
 	}
 	s.pool = pool
 	if err := pool.Ping(ctx); err != nil {

@@ -2,11 +2,13 @@ package e2e
 
 import (
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
 )
@@ -122,6 +124,10 @@ func walk(t *testing.T, b *browser, dir string, alone bool) {
 	b.press("Create key")
 	b.sees("Your new key", "kolekt_test_", "read and write")
 	b.shots(dir, "keys")
+	b.open("/account/referral", 200)
+	b.sees("Invite a friend", "Uses left")
+	b.shots(dir, "friends")
+
 	b.open("/account/privacy", 200)
 	b.do(chromedp.SetValue(chromedp.CSS("#export-password"), password))
 	b.press("Ask for a copy")
@@ -193,6 +199,44 @@ func walk(t *testing.T, b *browser, dir string, alone bool) {
 		b.sees("Welcome to Kolekt")
 		b.shots(dir, "mailbox")
 	}
+	b.clean()
+}
+
+func TestTheMainPathNeedsNoJavaScript(t *testing.T) {
+	b := newBrowser(t, serve(t))
+	_, err := chromedp.Call(b.ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
+	require.NoError(t, err)
+	b.signUp("dora@example.com")
+	b.write(longText+longText+longText+longText+longText+longText, 200)
+	b.sees("2 posts")
+	b.open("/pricing", 200)
+	b.press("Choose Enterprise")
+	b.pay(good)
+	b.sees("You are on Enterprise", "10,000 kolekts a month")
+	b.open("/account", 200)
+	b.press("Cancel the plan")
+	b.sees("Your plan ends on")
+	b.clean()
+}
+
+func TestAFriendPaysHalfOfTheFirstMonth(t *testing.T) {
+	origin := serve(t)
+	b := newBrowser(t, origin)
+	b.signUp("ann@example.com")
+	b.open("/account/referral", 200)
+	link := regexp.MustCompile(`/r/[A-Z0-9]{8}`).FindString(b.text())
+	require.NotEmpty(t, link)
+	b.load(200, chromedp.Click(chromedp.Search(`//button[normalize-space()="Log out"]`)))
+	b.open(link, 200)
+	b.fill("name", "Bob")
+	b.fill("email", "bob@example.com")
+	b.fill("password", password)
+	b.press("Create account")
+	b.open("/pricing", 200)
+	b.press("Choose Business")
+	b.sees("$14.99")
+	b.pay(good)
+	b.sees("You are on Business")
 	b.clean()
 }
 
