@@ -25,7 +25,7 @@ import (
 
 // start runs the whole program and returns its address. It ends with the test,
 // in good order and without a goroutine left.
-func start(t *testing.T, env map[string]string) string {
+func start(t testing.TB, env map[string]string) string {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	out, in := io.Pipe()
@@ -135,14 +135,14 @@ func (d *description) valid(at string, body []byte) {
 
 // client is a program that uses the API, with a session or a key.
 type client struct {
-	t      *testing.T
+	t      testing.TB
 	origin string
 	http   http.Client
 	key    string
 	d      *description
 }
 
-func newClient(t *testing.T, origin string, d *description) *client {
+func newClient(t testing.TB, origin string, d *description) *client {
 	jar, err := cookiejar.New(nil)
 	require.NoError(t, err)
 	return &client{t: t, origin: origin, http: http.Client{Jar: jar, Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}, d: d}
@@ -170,7 +170,9 @@ func (c *client) do(method, path string, body any, status int) map[string]any {
 	require.NoError(c.t, err)
 	require.Equal(c.t, status, resp.StatusCode, "%s %s: %s", method, path, raw)
 	path, _, _ = strings.Cut(path, "?")
-	c.d.check(method, path, sent, status, resp.Header.Get("Content-Type"), raw)
+	if c.d != nil {
+		c.d.check(method, path, sent, status, resp.Header.Get("Content-Type"), raw)
+	}
 	out := map[string]any{}
 	if len(raw) > 0 && raw[0] == '{' {
 		require.NoError(c.t, json.Unmarshal(raw, &out))
@@ -186,7 +188,7 @@ func (c *client) pay(address string) {
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	require.NoError(c.t, err)
-	require.Contains(c.t, string(b), "You are on Pro")
+	require.Contains(c.t, string(b), "You are on")
 }
 
 // paid asserts that the account's page lists an invoice of this amount.
