@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"os"
 	"regexp"
 	"strconv"
@@ -52,10 +53,15 @@ func (b *browser) write(text string, status int64) {
 // until opens a page until it says what is awaited.
 func (b *browser) until(path, text string) {
 	b.t.Helper()
-	require.Eventually(b.t, func() bool {
+	for deadline := time.Now().Add(30 * time.Second); ; {
 		b.open(path, 200)
-		return strings.Contains(b.text(), text)
-	}, 30*time.Second, 100*time.Millisecond, text)
+		if strings.Contains(b.text(), text) {
+			return
+		}
+		if time.Now().After(deadline) {
+			b.fail(errors.New("it never said " + text))
+		}
+	}
 }
 
 // upToTheLimit uses the free plan up, after so many kolekts.
@@ -237,6 +243,40 @@ func TestAFriendPaysHalfOfTheFirstMonth(t *testing.T) {
 	b.sees("$14.99")
 	b.pay(good)
 	b.sees("You are on Business")
+	b.clean()
+}
+
+// replaceCard does it on the portal's page.
+func (b *browser) replaceCard(card string) {
+	b.t.Helper()
+	b.open("/account", 200)
+	b.press("Card and invoices")
+	b.do(chromedp.Click(chromedp.Search(`//summary[contains(., "Use another card")]`)))
+	b.fill("number", card)
+	b.fill("exp", "12/40")
+	b.fill("cvc", "123")
+	b.load(200, chromedp.Click(chromedp.CSS("#save-card")))
+	b.open("/account/portal-return", 200)
+}
+
+func TestAFailedRenewalIsSeenAndSettled(t *testing.T) {
+	b := newBrowser(t, serve(t))
+	b.signUp("eve@example.com")
+	b.open("/pricing", 200)
+	b.press("Choose Pro")
+	b.pay(good)
+	b.replaceCard("4000 0000 0000 0341") // can be saved, then is declined
+	b.open("/dev/clock", 200)
+	b.press("A month")
+	b.press("A day") // a renewal's invoice is a draft for an hour
+	b.until("/account", "Payment failed")
+	b.sees("The payment of $9.99 failed. We try again on", "Your plan goes on until", "0 of 100")
+	b.shots(pictures(t), "account-past-due")
+	b.until("/dev/mail", "$9.99")
+	b.replaceCard(good)
+	b.open("/dev/clock", 200)
+	b.press("A week")
+	b.until("/account", "Active")
 	b.clean()
 }
 
