@@ -1,5 +1,6 @@
 # make run    the reference deployment, offline, at http://localhost:8000
 # make test   everything, with the race detector, on throw-away servers
+# make e2e    the reference deployment in a browser (Debian's Chromium)
 # make bench  our figures beside our peers', in one run
 # make lint   golangci-lint and the formatting
 # make fuzz   each fuzz target for FUZZTIME
@@ -8,10 +9,10 @@
 
 SHELL    := /bin/bash
 FUZZTIME ?= 30s
-MODULES  := . internal/bench internal/e2e internal/tools
+MODULES  := . internal/bench internal/e2e internal/simcheck internal/stripemock/v183 internal/stripemock/v185
 export GOWORK := off
 
-.PHONY: run test bench lint fuzz cover prove setup modules tidy
+.PHONY: run test e2e bench lint fuzz cover prove setup modules tidy
 
 run:
 	go run ./examples/kolekt
@@ -21,6 +22,11 @@ setup:
 
 test: setup
 	go run ./internal/testenv go test -race ./...
+	cd internal/simcheck && go test ./...
+
+e2e:
+	@internal/testenv/install.sh browser
+	cd internal/e2e && go test -count 1 ./...
 
 bench: setup
 	cd internal/bench && go test -run '^$$' -bench . -benchmem ./...

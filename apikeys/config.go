@@ -185,6 +185,7 @@ func New(store Store, cfg Config) (*Service, error) {
 	if cfg.MaxStaleness > 0 {
 		s.cache = newCache(cfg.CacheSize)
 	}
+	s.cfg.Peppers = nil // the hashers have what they need; a dump of s must not show them
 	s.base = s.now()
 	s.sync.confirmed.Store(never)
 	s.uses.pending = map[string]Use{}

@@ -62,6 +62,52 @@
 // clock. Processes whose clocks differ by a second disagree on expiry by that
 // second.
 //
+// # Threats
+//
+// What could go wrong, what stands against it, and the test that shows it:
+//
+//   - the database is read: 224 bits under a pepper kept elsewhere, no copy of
+//     any token (TestIssuedKeyVerifiesAndNothingElseDoes)
+//   - the database is written to: a row without the pepper is no key
+//     (TestRowsWrittenByHandAreNoKeys); a change of a row by hand isn't noticed
+//   - a stored hash, hint or ID is presented as a key
+//     (TestIssuedKeyVerifiesAndNothingElseDoes, TestImportedKeysWorkAtOnce)
+//   - guessing: 226 bits (TestIssuedTokensAreUniqueUniformAndParse), one answer
+//     (TestRefusalsOfUnknownAndMalformedKeysAreTheSame), a limit for each
+//     network (TestInvalidKeysAreLimitedByNetwork)
+//   - floods of made-up keys: no question to the store
+//     (TestForgedKeysAskTheStoreNothing), one for many
+//     (TestManyWhoAskAtOnceAskTheStoreOnce, TestUnknownKeyAsksTheStoreOnceInTwoSeconds),
+//     bounded memory and work (TestGarbageKeepsMemoryBounded, TestLookupsAreBounded)
+//   - timing: look-up by the full HMAC, constant-time comparison (TestTimingTellsNothing)
+//   - a revoked key lives on elsewhere (TestPartitionedNodeForgetsInTime,
+//     TestNoKeyIsAcceptedAfterItsBound, TestRevocationReachesOtherProcessesByNotification)
+//   - a reading overtakes a revocation (TestRevokeAndFillNeverLeaveAStaleKey,
+//     TestRevokingAgainIsEffectiveHere)
+//   - rotation doubles a limit or prolongs a life (TestLimitIsAskedOnTheLineage,
+//     TestRotationKeepsEverythingButTheSecret, TestOneOfAHundredRotationsSucceeds)
+//   - keys in URLs, logs, panics, dumps (TestMiddlewareTakesExactlyOneKey,
+//     TestTokenNeverPrintsItself, TestNoSecretLeavesTheService)
+//   - keys in public places (TestGitHubReportRevokesTheKey,
+//     TestScanFindsEveryTokenWhereverBlocksEnd, TestRulesMatchTokens)
+//   - a forged X-Forwarded-For (TestForwardedAddressCountsOnlyFromTrustedProxies,
+//     TestNetworks)
+//   - two keys, two headers, huge headers (TestMiddlewareTakesExactlyOneKey)
+//   - keys that grant more than their maker holds, or make keys
+//     (TestNobodyGrantsMoreThanTheyHold, TestGrantedScopesAreNeverMore)
+//   - a test key opens live (TestTestKeyNeverOpensLive)
+//   - clocks: an injected one; staleness follows the monotonic clock
+//     (TestExpiryIsAnInstant)
+//   - faults open a door (TestStoreFailureSaysNothingAboutTheKey,
+//     TestServeStaleServesSoLongAndNoLonger, TestLimitIsAskedOnTheLineage,
+//     TestUnknownOutcomeOfARevocation)
+//   - the log is altered, or written into (TestVerifyAuditNamesTheFirstAlteredEntry,
+//     TestKeptHeadShowsARewrittenLog, TestLastUseCostsNoWriteAndArrives)
+//   - memory is read: the cache holds no token; Go can't wipe strings
+//   - one owner reaches another's keys (TestOthersKeysDoNotExist, TestHandlerRefuses)
+//   - another site's page sends requests (TestHandlerRefuses)
+//   - erasure leaves something (TestSubjectIsExportedAndErased)
+//
 // # A store of one's own
 //
 // Implement Store and run apikeystest.TestStore on it.

@@ -207,8 +207,10 @@ func (a *authenticator) refuse(w http.ResponseWriter, r *http.Request, reason Re
 
 // Require lets a request through when its key's scopes cover the scope, and
 // answers 403 insufficient_scope otherwise. It stands behind Middleware;
-// without a principal the answer is 401.
+// without a principal the answer is 401. A malformed scope is covered by none.
 func Require(scope string) func(http.Handler) http.Handler {
+	valid := validScope(scope)
+	resource, action := splitScope(scope)
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			p := FromContext(r.Context())
@@ -216,7 +218,7 @@ func Require(scope string) func(http.Handler) http.Handler {
 			case p == nil:
 				w.Header().Set("WWW-Authenticate", "Bearer")
 				problem.Write(w, answers[ReasonMissing])
-			case !p.Can(scope):
+			case !valid || !p.scopes.coversValid(resource, action):
 				w.Header().Set("WWW-Authenticate", `Bearer error="insufficient_scope", scope=`+strconv.Quote(scope))
 				answer := answers[ReasonScope]
 				answer.Detail = "this API key lacks the scope " + strconv.Quote(scope)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash"
 	"hash/crc32"
+	"log/slog"
 	"sync"
 )
 
@@ -36,6 +37,15 @@ type Pepper struct {
 	// no row any more.
 	TagOnly bool
 }
+
+// Format hides the secret, whatever the verb.
+func (p Pepper) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "apikeys.Pepper(%d)", p.ID) }
+
+// LogValue hides the secret.
+func (p Pepper) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(p)) }
+
+// MarshalText hides the secret, for JSON and other encodings.
+func (p Pepper) MarshalText() ([]byte, error) { return []byte(fmt.Sprint(p)), nil }
 
 // maxPeppers bounds the work that a forged token can cause.
 const maxPeppers = 3

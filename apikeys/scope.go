@@ -109,7 +109,11 @@ func (set scopeSet) covers(scope string) bool {
 	if !validScope(scope) {
 		return false
 	}
-	resource, action := splitScope(scope)
+	return set.coversValid(splitScope(scope))
+}
+
+// coversValid is covers for a scope that is known to be well-formed.
+func (set scopeSet) coversValid(resource, action string) bool {
 	for i := range set {
 		if set[i].covers(resource, action) {
 			return true

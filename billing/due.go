@@ -47,8 +47,8 @@ func (s *Service) dueAt(a *Account) time.Time {
 		due = earlier(due, s.cfg.Policy.next(a, &a.Subscriptions[i], s.now()))
 	}
 	for _, sub := range a.Subscriptions {
-		if sub.Status != StatusTrialing || sub.TrialEnd.IsZero() {
-			continue
+		if sub.Status != StatusTrialing || !s.now().Before(sub.TrialEnd) {
+			continue // over, also when nobody was awake to tell: then it isn't ending any more
 		}
 		if _, told := a.Marks[fmt.Sprintf("%s:%s:%d", KindTrialEnding, sub.ID, sub.TrialEnd.Unix())]; !told {
 			due = earlier(due, sub.TrialEnd.Add(-trialNotice))

@@ -91,5 +91,5 @@ func (e *GatewayError) Unwrap() error { return e.Err }
 // Retryable reports whether the same request, with the same idempotency key,
 // may succeed later.
 func (e *GatewayError) Retryable() bool {
-	return e.Kind == ErrUnavailable || e.Kind == ErrUnknownOutcome
+	return errors.Is(e.Kind, ErrUnavailable) || errors.Is(e.Kind, ErrUnknownOutcome)
 }

@@ -93,17 +93,17 @@ func (f *Feed) Access(ctx context.Context, account string) (Decision, error) {
 	return d, nil
 }
 
-// Limit is Service.Limit.
+// Limit is Service.Limit: -1 is no limit.
 func (f *Feed) Limit(ctx context.Context, account, name string) (n int64, per time.Duration, err error) {
 	e, _, err := f.lookUp(ctx, account)
 	if err != nil {
 		return 0, 0, err
 	}
 	l, err := e.decision.Limit(name)
-	return l.N, l.Per, err
+	return l.feed(), l.Per, err
 }
 
-// Quota is Service.Quota.
+// Quota is Service.Quota: -1 is no limit.
 func (f *Feed) Quota(ctx context.Context, account, name string) (n int64, from, to time.Time, err error) {
 	e, _, err := f.lookUp(ctx, account)
 	if err != nil {
@@ -116,7 +116,7 @@ func (f *Feed) Quota(ctx context.Context, account, name string) (n int64, from, 
 	if err != nil {
 		return 0, time.Time{}, time.Time{}, err
 	}
-	return l.N, e.decision.Period.From, e.decision.Period.To, nil
+	return l.feed(), e.decision.Period.From, e.decision.Period.To, nil
 }
 
 func (f *Feed) shard(account string) *feedShard {

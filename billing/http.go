@@ -297,7 +297,7 @@ func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, ErrDeclined):
 		d = problem.Details{Status: http.StatusPaymentRequired, Code: "payment_declined", Detail: "The payment was declined, and nothing has changed: use another payment method."}
 		if errors.As(err, &gateway) && gateway.DeclineCode != "" {
-			d.Extra = map[string]any{"decline_code": gateway.DeclineCode}
+			d.Extra = map[string]any{"decline_code": PublicDeclineCode(gateway.DeclineCode), "remedy": RemedyFor(gateway.DeclineCode)}
 		}
 	case errors.Is(err, ErrConflict):
 		d = problem.Details{Status: http.StatusConflict, Code: "conflict", Detail: "Another change is under way: try again in a minute."}

@@ -66,12 +66,7 @@ func (c *Capture) Messages(email string) []Captured {
 
 // ServeHTTP shows the inbox, under any prefix that ends in a slash.
 func (c *Capture) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		w.Header().Set("Allow", "GET, HEAD")
-		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
-		return
-	}
-	if serveAsset(w, r) {
+	if readOnly(w, r) {
 		return
 	}
 	mails := c.Messages(r.URL.Query().Get("to"))
@@ -97,12 +92,7 @@ func (c *Capture) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // under any prefix that ends in a slash.
 func (s *Service) PreviewHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			w.Header().Set("Allow", "GET, HEAD")
-			http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
-			return
-		}
-		if serveAsset(w, r) {
+		if readOnly(w, r) {
 			return
 		}
 		q := r.URL.Query()

@@ -173,7 +173,7 @@ func TestPreviewsShowEveryKindWithoutADatabase(t *testing.T) {
 	mux.Handle("/dev/mails/", svc.PreviewHandler())
 	get := func(path string) (int, string, http.Header) {
 		rec := httptest.NewRecorder()
-		mux.ServeHTTP(rec, httptest.NewRequest("GET", "/dev/mails/"+path, nil))
+		mux.ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/dev/mails/"+path, nil))
 		return rec.Code, rec.Body.String(), rec.Header()
 	}
 	code, list, header := get("")
@@ -200,7 +200,7 @@ func TestPreviewsShowEveryKindWithoutADatabase(t *testing.T) {
 	code, _, _ = get("?kind=no.such")
 	require.Equal(t, 404, code)
 	rec := httptest.NewRecorder()
-	mux.ServeHTTP(rec, httptest.NewRequest("POST", "/dev/mails/", nil))
+	mux.ServeHTTP(rec, httptest.NewRequest(http.MethodPost, "/dev/mails/", nil))
 	require.Equal(t, 405, rec.Code)
 }
 

@@ -9,7 +9,7 @@
 //
 //	kinds, err := mailer.Shipped(nil)
 //	smtp, err := mailersmtp.New(mailersmtp.Config{Host: "smtp.example.com", Username: u, Password: p})
-//	mails, err := mailer.New(mailerpg.New(pool, mailerpg.Config{}), smtp, mailer.Config{
+//	mails, err := mailer.New(mailerpg.New(pool), smtp, mailer.Config{
 //		From:      mailer.Address{Name: "Example", Email: "hello@example.com"},
 //		Secret:    secret, // 32 random bytes that stay the same
 //		Kinds:     kinds.All(),
@@ -19,7 +19,7 @@
 //	mux.Handle("/mail/unsubscribe/", mails.UnsubscribeHandler())
 //	go mails.Run(ctx)
 //
-//	_, err = kinds.Welcome.Enqueue(ctx, mails.WithStore(mailerpg.New(tx, mailerpg.Config{})), // in your transaction
+//	_, err = kinds.Welcome.Enqueue(ctx, mails.WithStore(mailerpg.New(tx)), // in your transaction
 //		mailer.To{Account: "acct_1", Email: email, Name: name, Locale: "de"},
 //		mailer.Welcome{StartURL: "https://example.com/app"},
 //		mailer.Key("acct_1"))

@@ -2,6 +2,7 @@ package mailer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -99,11 +100,14 @@ func (s *Service) Record(ctx context.Context, e Event) (bool, error) {
 	stream := ""
 	if e.MailID != "" {
 		mail, err := s.store.Lookup(ctx, e.MailID)
-		if err == nil {
-			stream = mail.Stream
-			if stored.AddressHash == nil {
-				stored.AddressHash = mail.AddressHash
-			}
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return false, err
+		}
+		// A mail that is forgotten leaves the stream unknown: the event then
+		// holds for all of them.
+		stream = mail.Stream
+		if stored.AddressHash == nil {
+			stored.AddressHash = mail.AddressHash
 		}
 	}
 	if err := s.suppressFor(ctx, stored, stream); err != nil {

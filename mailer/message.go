@@ -164,11 +164,11 @@ func (m *Message) Validate() error {
 		if err := checkHeader(h.Name, h.Value); err != nil {
 			return err
 		}
-		if lower := strings.ToLower(h.Name); seen[lower] {
+		lower := strings.ToLower(h.Name)
+		if seen[lower] {
 			return &HeaderError{display(h.Name), "is given twice"}
-		} else {
-			seen[lower] = true
 		}
+		seen[lower] = true
 	}
 	for _, a := range m.Attachments {
 		if a.Name == "" || len(a.Name) > 200 || checkText(a.Name) != "" || strings.ContainsAny(a.Name, "/\\\"\t") {

@@ -51,13 +51,27 @@ func serveAsset(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
-func page(w http.ResponseWriter, status int, name string, data any) {
-	h := w.Header()
+func htmlHeaders(h http.Header, policy string) {
 	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Security-Policy", pagePolicy)
+	h.Set("Content-Security-Policy", policy)
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("Cache-Control", "no-store")
+}
+
+// readOnly answers everything but GET and HEAD, and the style sheet; it reports
+// whether it has.
+func readOnly(w http.ResponseWriter, r *http.Request) bool {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+		return true
+	}
+	return serveAsset(w, r)
+}
+
+func page(w http.ResponseWriter, status int, name string, data any) {
+	htmlHeaders(w.Header(), pagePolicy)
 	w.WriteHeader(status)
 	_ = site().pages.ExecuteTemplate(w, name, data) // the templates are tested; a write error has nobody to tell
 }
@@ -67,12 +81,7 @@ func page(w http.ResponseWriter, status int, name string, data any) {
 const mailPolicy = "default-src 'none'; style-src 'unsafe-inline'; img-src https: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'; sandbox allow-popups allow-popups-to-escape-sandbox"
 
 func mailBody(w http.ResponseWriter, html string) {
-	h := w.Header()
-	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Security-Policy", mailPolicy)
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Referrer-Policy", "no-referrer")
-	h.Set("Cache-Control", "no-store")
+	htmlHeaders(w.Header(), mailPolicy)
 	_, _ = w.Write([]byte(html)) // the client has gone: nobody to tell
 }
 

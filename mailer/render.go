@@ -46,8 +46,8 @@ func (b Brand) check() error {
 		return fmt.Errorf("%w: Brand.Accent must be of the form #1f5fd6", ErrConfig)
 	}
 	for name, u := range map[string]string{"URL": b.URL, "Logo": b.Logo} {
-		if u != "" && !checkURI(u, "https://") && !checkURI(u, "http://localhost") && !checkURI(u, "http://127.0.0.1") {
-			return fmt.Errorf("%w: Brand.%s must be an https URL", ErrConfig, name)
+		if u != "" && !publicURI(u) {
+			return fmt.Errorf("%w: Brand.%s must be an https URL (http only for localhost)", ErrConfig, name)
 		}
 	}
 	for name, s := range map[string]string{"Name": b.Name, "Postal": b.Postal, "Support": b.Support} {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"strings"
 	"time"
 
@@ -249,8 +250,16 @@ func (cfg *Config) setDefaults() error {
 	return nil
 }
 
+// publicURI accepts an https URL, and http on the developer's own machine.
 func publicURI(s string) bool {
-	return checkURI(s, "https://") || checkURI(s, "http://localhost") || checkURI(s, "http://127.0.0.1")
+	if checkURI(s, "https://") {
+		return true
+	}
+	if !checkURI(s, "http://") {
+		return false
+	}
+	u, err := url.Parse(s)
+	return err == nil && (u.Hostname() == "localhost" || u.Hostname() == "127.0.0.1")
 }
 
 func deriveKeys(secret []byte) (keys, error) {
@@ -489,7 +498,7 @@ func (k *Kind[T]) Send(ctx context.Context, s *Service, to To, data T, key strin
 			return Receipt{}, fmt.Errorf("mailer: StillRelevant of %q: %w", k.def.name, err)
 		}
 		if !ok {
-			return Receipt{ID: m.ID, Status: Suppressed}, nil
+			return Receipt{ID: m.ID, Status: Irrelevant}, nil
 		}
 	}
 	msg, err := s.message(m, data, k.def)

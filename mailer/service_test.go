@@ -454,7 +454,7 @@ func TestForgedTokensAreRefused(t *testing.T) {
 			continue
 		}
 		rec := httptest.NewRecorder()
-		w.UnsubscribeHandler().ServeHTTP(rec, httptest.NewRequest("POST", "/u/"+string(changed), nil))
+		w.UnsubscribeHandler().ServeHTTP(rec, httptest.NewRequest(http.MethodPost, "/u/"+string(changed), nil))
 		if rec.Code == http.StatusOK {
 			// The last character of base64 has bits that mean nothing.
 			require.Equal(t, len(token)-1, i)
@@ -646,6 +646,7 @@ func TestConfigIsCheckedAtOnce(t *testing.T) {
 		"ReturnPath":      func(c *mailer.Config) { c.ReturnPath = "x" },
 		"FromStream":      func(c *mailer.Config) { c.FromStream = map[string]mailer.Address{"tips": {}} },
 		"PublicURL":       func(c *mailer.Config) { c.PublicURL = "http://example.com" },
+		"http only":       func(c *mailer.Config) { c.PublicURL = "http://localhost.evil.example/u" },
 		"lifecycle":       func(c *mailer.Config) { c.PublicURL = "" },
 		"Accent":          func(c *mailer.Config) { c.Brand.Accent = "red" },
 		"Brand.URL":       func(c *mailer.Config) { c.Brand.URL = "javascript:alert(1)" },
@@ -671,6 +672,17 @@ func TestConfigIsCheckedAtOnce(t *testing.T) {
 	}
 	_, err = mailer.New(nil, nil, mailer.Config{})
 	require.ErrorIs(t, err, mailer.ErrConfig)
+}
+
+func TestLocalhostNeedsNoTLS(t *testing.T) {
+	for _, u := range []string{"http://localhost:8000/mail/unsubscribe", "http://127.0.0.1/u", "http://localhost/u/", "https://example.com"} {
+		w := newWorld(t, func(_, _ *mailer.Spec[note], cfg *mailer.Config) {
+			cfg.PublicURL, cfg.Brand.URL = u, "http://localhost:8000"
+		})
+		w.enqueue(t, w.tip, "a")
+		w.flush(t)
+		require.Len(t, w.sent, 1, u)
+	}
 }
 
 func superseding(t *testing.T) mailer.AnyKind {
@@ -734,4 +746,45 @@ func TestPaceIsAsked(t *testing.T) {
 	w.clock.add(time.Minute)
 	w.flush(t)
 	require.Len(t, w.sent, 1)
+}
+
+func TestHintWakesTheWorker(t *testing.T) {
+	w := newWorld(t, func(_, _ *mailer.Spec[note], cfg *mailer.Config) { cfg.Poll = time.Hour })
+	arrived := make(chan struct{}, 1000)
+	w.script = func(*mailer.Message) mailer.Result {
+		arrived <- struct{}{}
+		return mailer.Result{Outcome: mailer.Sent}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error)
+	go func() { ended <- w.Run(ctx) }()
+	// A hint can come before the worker waits; mail goes on until one has woken it.
+	for i := 0; ; i++ {
+		w.enqueue(t, w.note, fmt.Sprint(i))
+		select {
+		case <-arrived:
+			cancel()
+			require.NoError(t, <-ended)
+			return
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+func TestWordsForLogs(t *testing.T) {
+	states, statuses := map[string]bool{}, map[string]bool{}
+	for s := mailer.Pending; s <= mailer.Held; s++ {
+		states[s.String()] = true
+	}
+	for s := mailer.Queued; s <= mailer.Irrelevant; s++ {
+		statuses[s.String()] = true
+	}
+	require.Len(t, states, 7)
+	require.Len(t, statuses, 7)
+	for _, s := range []fmt.Stringer{mailer.State(99), mailer.Status(99), mailer.Class(99)} {
+		require.Contains(t, []string{"unknown", "unclassified"}, s.String())
+	}
+	cause := errors.New("cause")
+	require.ErrorIs(t, &mailer.SendError{ID: "mail_1", Result: mailer.Result{Err: cause}}, cause)
+	require.ErrorIs(t, &mailer.HeaderError{Name: "X", Reason: "y"}, mailer.ErrHeader)
 }

@@ -125,6 +125,7 @@ const (
 	Suppressed               // the address must not get it
 	Capped                   // the account has had enough for now
 	Delivered                // a direct send that the transport took
+	Irrelevant               // a direct send that StillRelevant did not want
 )
 
 func (s Status) String() string {
@@ -141,6 +142,8 @@ func (s Status) String() string {
 		return "capped"
 	case Delivered:
 		return "delivered"
+	case Irrelevant:
+		return "irrelevant"
 	}
 	return "unknown"
 }

@@ -41,7 +41,9 @@
 //
 // [Middleware] limits an http.Handler, with the RateLimit and RateLimit-Policy
 // fields of draft-ietf-httpapi-ratelimit-headers-10, Retry-After and an RFC
-// 9457 body. [Transport] is the client's side of it: it paces itself by those
+// 9457 body. It fits http.ServeMux and chi as it is, echo by
+// echo.WrapMiddleware, and gin by a handler that calls c.Next inside it and
+// c.Abort when it wasn't reached. [Transport] is the client's side of it: it paces itself by those
 // fields.
 //
 // # Errors

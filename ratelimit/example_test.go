@@ -3,7 +3,6 @@ package ratelimit_test
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/kolekt/commerce/ratelimit"
 	"github.com/kolekt/commerce/ratelimit/ratelimitmem"
@@ -25,12 +24,12 @@ func Example() {
 		if err != nil {
 			panic(err)
 		}
-		fmt.Println(d.Allowed, d.Violated, d.RetryAfter.Round(time.Second), d.Window(1).Remaining)
+		fmt.Printf("%t %d %q\n", d.Allowed, d.Window(1).Remaining, d.Violated)
 	}
 	// Output:
-	// true  0s 999
-	// true  0s 998
-	// false minute 30s 998
+	// true 999 ""
+	// true 998 ""
+	// false 998 "minute"
 }
 
 // Work whose cost is known afterwards reserves an estimate and settles it.

@@ -222,6 +222,25 @@ func TestFailuresAreRefunded(t *testing.T) {
 	require.Equal(t, 429, serve(h, "a").Code)
 }
 
+func TestRefundingLeavesStreamingAlone(t *testing.T) {
+	h := wrap(t, ratelimit.MiddlewareConfig{
+		Key:          byAccount,
+		Plan:         ratelimit.StaticPlan(newPlan(t, "p", ratelimit.PerDay(1))),
+		RefundStatus: func(status int) bool { return status != http.StatusOK },
+	}, func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusEarlyHints) // informational: not the answer
+		_, _ = w.Write([]byte("part"))
+		w.(http.Flusher).Flush()
+		if err := http.NewResponseController(w).Flush(); err != nil {
+			t.Error(err)
+		}
+	})
+	w := serve(h, "a")
+	require.True(t, w.Flushed)
+	require.Equal(t, "part", w.Body.String())
+	require.Equal(t, 429, serve(h, "a").Code, "200 is not refunded")
+}
+
 type limits map[string]int64
 
 func (l limits) Limit(_ context.Context, account, name string) (int64, time.Duration, error) {
@@ -459,13 +478,13 @@ func ExampleLimiter_Middleware() {
 	for range 2 {
 		w := httptest.NewRecorder()
 		mux.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/v1/things", nil))
-		fmt.Printf("%d %s %q\n", w.Code, w.Header().Get("RateLimit"), w.Header().Get("Retry-After"))
+		fmt.Println(w.Code, w.Header().Get("RateLimit-Policy"))
 		fmt.Print(strings.ReplaceAll(w.Body.String(), ",\"", ",\n \""))
 	}
 	// Output:
-	// 200 "minute";r=0;t=60 ""
+	// 200 "minute";q=1;w=60
 	// things
-	// 429 "minute";r=0;t=60 "60"
+	// 429 "minute";q=1;w=60
 	// {"type":"https://iana.org/assignments/http-problem-types#quota-exceeded",
 	//  "title":"Too Many Requests",
 	//  "status":429,

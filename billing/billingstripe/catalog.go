@@ -111,7 +111,9 @@ func (d *Diff) String() string {
 // interval, currency or product makes a new price that takes the lookup key
 // over, and the old one is archived. Products and prices that carry a plan in
 // their metadata and are no longer in the catalogue are archived, except the
-// PriceIDs of a plan. What carries no plan is somebody else's.
+// PriceIDs of a plan: list there the prices of your own making that carry one.
+// What carries no plan is somebody else's. So a Stripe account has one
+// catalogue: another one's products would be archived.
 func (g *Gateway) PlanCatalog(ctx context.Context, catalog *billing.Catalog) (*Diff, error) {
 	diff, _, err := g.plan(ctx, catalog)
 	return diff, err

@@ -291,6 +291,40 @@ func TestAnApplyThatWasNotPlannedIsRefused(t *testing.T) {
 	require.ErrorIs(t, g.ApplyCatalog(t.Context(), &billingstripe.Diff{}, nil), billing.ErrInvalid)
 }
 
+// TestOddPricesAndPlans: tiers, parts of a cent and usage are never what a
+// catalogue asks for, and a plan's ID may be any text.
+func TestOddPricesAndPlans(t *testing.T) {
+	sim, err := stripesim.NewServer(stripesim.Config{Start: clock, Seed: 1, Products: []stripesim.Product{
+		{ID: "prod_odd", Name: "Odd", Prices: []stripesim.Price{
+			{LookupKey: "cents", UnitAmountDecimal: "99.5"}, {LookupKey: "metered", UnitAmount: 100, Metered: true}, {LookupKey: "once", UnitAmount: 100, Interval: "once"},
+		}},
+		{ID: "prod_other", Name: "Other", Prices: []stripesim.Price{{LookupKey: "moves", UnitAmount: 100}}},
+		{ID: "prod_bare", Name: "Bare"},
+	}})
+	require.NoError(t, err)
+	defer func() { assert.NoError(t, sim.Close()) }()
+	g := newGateway(t, func(c *billingstripe.Config) {
+		c.SecretKey, c.URL, c.Retries = stripesim.DefaultSecretKey, sim.URL, -1
+	})
+	named := func(key string, currency string, interval billing.Interval) billing.PlanPrice {
+		return billing.PlanPrice{Amount: billing.Money{Amount: 100, Currency: currency}, Interval: interval, LookupKey: key}
+	}
+	catalog := catalogOf(t, billing.Plan{ID: "Größe XL", Name: "XL", Prices: []billing.PlanPrice{
+		named("cents", "USD", billing.Day), named("metered", "USD", billing.Week), named("once", "USD", billing.Month), named("moves", "USD", billing.Year),
+	}}, billing.Plan{ID: "π", Name: "Pi", Prices: []billing.PlanPrice{named("pi", "USD", billing.Month)}})
+	diff := apply(t, g, catalog)
+	text := diff.String()
+	assert.Contains(t, text, `amount "99.5 minor units" → "$1.00"`)
+	assert.Contains(t, text, `metered "true" → "false"`)
+	assert.Contains(t, text, `interval "once" → "month"`)
+	assert.Contains(t, text, `product "prod_other" → "prod_odd"`)
+	assert.Contains(t, text, `+ product π (commerce_`)
+	assert.NotContains(t, text, "prod_bare")
+	again, err := g.PlanCatalog(t.Context(), catalog)
+	require.NoError(t, err)
+	assert.Empty(t, again.Steps)
+}
+
 func TestAmountsThatStripeCannotCountAreRefused(t *testing.T) {
 	g, _ := empty(t)
 	_, err := g.PlanCatalog(t.Context(), catalogOf(t, billing.Plan{ID: "pro", Prices: []billing.PlanPrice{monthly(150, "MGA")}}))

@@ -29,9 +29,16 @@
 // other words that it doesn't know are kept as they came. A value that is
 // there and can't be read is never zero: an answer is an error, and an event
 // comes without its object but with CustomerID, whose state can be fetched.
+// What a version leaves out stays out: since basil, the invoice of an event has
+// its discounts as IDs, and no payments.
 //
 // Amounts are in the minor unit of ISO 4217, also where Stripe's API counts
 // differently (ISK, UGX, MGA).
+//
+// # Catalogue
+//
+// [Gateway.PlanCatalog] compares a catalogue with the products and prices that
+// Stripe has and shows the difference; [Gateway.ApplyCatalog] makes it so.
 //
 // # Signatures
 //

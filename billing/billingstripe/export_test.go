@@ -10,8 +10,14 @@ import (
 // SetSleep replaces the waits between attempts.
 func SetSleep(g *Gateway, sleep func(context.Context, time.Duration) error) { g.sleep = sleep }
 
+// SetSecret replaces the webhook secrets, unchecked.
+func SetSecret(g *Gateway, secret string) { g.webhookSecrets = [][]byte{[]byte(secret)} }
+
 // Sleep waits between attempts.
 var Sleep = sleep
+
+// ToStripe is an amount as the API takes it.
+var ToStripe = toStripe
 
 // ParseSignature is the parser of the header, for fuzzing.
 func ParseSignature(header string) (stamp string, signatures int, err error) {

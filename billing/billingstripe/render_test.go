@@ -297,7 +297,7 @@ func (r renderer) invoice(i billing.Invoice) object {
 		var payments []any
 		if i.PaymentIntentID != "" || i.ChargeID != "" {
 			payments = append(payments, old, object{"object": "invoice_payment", "is_default": true, "payment": object{
-				"type": "payment_intent", "payment_intent": r.ref("payment_intent", i.PaymentIntentID, nil), "charge": r.ref("charge", i.ChargeID, nil)}})
+				"type": "payment_intent", "payment_intent": r.ref("payment_intent", i.PaymentIntentID, nil), "charge": r.ref("charge", i.ChargeID, nil)}}, old)
 		}
 		o["payments"] = r.list(payments)
 		o["total_taxes"] = []any{}

@@ -84,6 +84,7 @@ func TestForgedWebhooksAreRefused(t *testing.T) {
 		"50,000 signatures":            header(clock, strings.Split(strings.Repeat(good[1:]+"0,", 50_000), ",")...),
 		"50,000 and the good one":      header(clock, append(strings.Split(strings.Repeat(good[1:]+"0,", 50_000), ","), good)...),
 		"50,000 commas":                raw(stamp + strings.Repeat(",", 50_000) + "v1=" + good),
+		"a header of 5 kB":             raw(stamp + ",v1=" + good + ",v9=" + strings.Repeat("0", 5000)),
 		"17 signatures":                header(clock, append(strings.Split(strings.Repeat(good[1:]+"0,", 16), ","), good)...),
 	}
 	for name, h := range tests {
@@ -150,6 +151,12 @@ func TestNoSecretMeansNoEvent(t *testing.T) {
 	}
 	g := newGateway(t, func(c *billingstripe.Config) { c.WebhookSecrets = nil })
 	_, err := g.Verify(header(clock, sign("", clock, smallEvent)), []byte(smallEvent))
+	require.ErrorIs(t, err, billing.ErrSignature)
+
+	// Each request looks again, whatever New let through.
+	g = newGateway(t, nil)
+	billingstripe.SetSecret(g, "")
+	_, err = g.Verify(header(clock, sign("", clock, smallEvent)), []byte(smallEvent))
 	require.ErrorIs(t, err, billing.ErrSignature)
 }
 

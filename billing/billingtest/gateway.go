@@ -113,8 +113,7 @@ func (g *Gateway) Calls(op string) int {
 	return g.calls[op]
 }
 
-// Customers, Subscriptions and Invoices return the provider's truth, in the
-// order in which they were made.
+// Customers returns every customer, the oldest first.
 func (g *Gateway) Customers() []billing.Customer { return list(g, g.customers) }
 
 // Subscriptions returns every subscription, the oldest first.

@@ -95,11 +95,12 @@ func TestErrorsLookLikeStripes(t *testing.T) {
 		}
 		if c.status == 501 && c.method == "POST" {
 			fields = append(fields, "customer=x", "currency=usd")
-			if c.path == "/v1/customers" {
+			switch c.path {
+			case "/v1/customers":
 				fields = fields[:1]
-			} else if c.path == "/v1/subscriptions" {
+			case "/v1/subscriptions":
 				fields = fields[:2]
-			} else {
+			default:
 				fields = []string{c.field, "currency=usd"}
 			}
 		}
@@ -125,7 +126,7 @@ func TestRequestsMustBeAuthorized(t *testing.T) {
 		require.Contains(t, text(e, "message"), want)
 		require.NotContains(t, text(e, "message"), "real")
 	}
-	req := httptest.NewRequest("GET", "/v1/customers", nil)
+	req := httptest.NewRequest(http.MethodGet, "/v1/customers", nil)
 	req.SetBasicAuth(DefaultSecretKey, "")
 	rec := httptest.NewRecorder()
 	r.h.ServeHTTP(rec, req)
@@ -134,7 +135,7 @@ func TestRequestsMustBeAuthorized(t *testing.T) {
 	r.fails(http.StatusBadRequest, "GET", "/v1/customers", "Stripe-Version: 1999-12-31")
 	r.fails(http.StatusNotImplemented, "GET", "/v1/customers", "Stripe-Account: acct_1")
 	r.fails(http.StatusNotImplemented, "POST", "/v1/customers", "Content-Type: application/json", "name=x")
-	big := httptest.NewRequest("POST", "/v1/customers", strings.NewReader(strings.Repeat("x", maxBody+1)))
+	big := httptest.NewRequest(http.MethodPost, "/v1/customers", strings.NewReader(strings.Repeat("x", maxBody+1)))
 	big.Header.Set("Authorization", "Bearer "+DefaultSecretKey)
 	rec = httptest.NewRecorder()
 	r.h.ServeHTTP(rec, big)
@@ -189,7 +190,7 @@ func TestConcurrentRequestsWithOneKeyHaveOneEffect(t *testing.T) {
 	done := make(chan int, n)
 	for range n {
 		go func() {
-			req := httptest.NewRequest("POST", "/v1/customers", strings.NewReader("name=Ada"))
+			req := httptest.NewRequest(http.MethodPost, "/v1/customers", strings.NewReader("name=Ada"))
 			req.Header.Set("Authorization", "Bearer "+DefaultSecretKey)
 			req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 			req.Header.Set("Idempotency-Key", "one")

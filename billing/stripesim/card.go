@@ -183,8 +183,8 @@ func (s *Simulator) attach(pm *paymentMethod, cust *customer) {
 
 func (s *Simulator) createPM(c *call) (any, error) {
 	f := c.form
-	kind := cardKind{}
-	ok := false
+	var kind cardKind
+	var ok bool
 	switch {
 	case f.has("card.token"):
 		token, isToken := strings.CutPrefix(f.str("card.token"), "tok_")

@@ -60,6 +60,23 @@ func (s *Simulator) readDiscounts(f *form, cust *customer) ([]redemption, error)
 	return out, nil
 }
 
+// redeemAll puts discounts to work that readDiscounts has checked, under the
+// lock that is held since.
+func (s *Simulator) redeemAll(in []redemption, cust *customer, of entity) []*discount {
+	var out []*discount
+	for _, r := range in {
+		d := r.existing
+		if d == nil {
+			var err error
+			if d, err = s.redeem(r.coupon, r.promotion, cust, of); err != nil {
+				panic("stripesim: a coupon that was redeemable isn't: " + err.Error())
+			}
+		}
+		out = append(out, d)
+	}
+	return out
+}
+
 // readExtra checks one-off amounts for the next invoice, without storing
 // them.
 func (s *Simulator) readExtra(f *form, cust *customer) ([]*invoiceItem, error) {
@@ -486,17 +503,7 @@ func (s *Simulator) apply(sub *subscription, c *change, behavior string, offSess
 		s.remove(it)
 	}
 	if c.setDiscounts {
-		sub.discounts = nil
-		for _, r := range c.redemptions {
-			d := r.existing
-			if d == nil {
-				var err error
-				if d, err = s.redeem(r.coupon, r.promotion, cust, sub); err != nil {
-					panic("stripesim: a coupon that was redeemable isn't: " + err.Error()) // the lock is held since
-				}
-			}
-			sub.discounts = append(sub.discounts, d)
-		}
+		sub.discounts = s.redeemAll(c.redemptions, cust, sub)
 	}
 	for _, x := range slices.Concat(c.prorations, c.extra) {
 		x.subscription = sub.id

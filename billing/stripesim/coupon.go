@@ -106,7 +106,8 @@ func nested(d *discount) any {
 
 // running reports whether a discount lowers an invoice made now.
 func (d *discount) running(now int64) bool {
-	return !(d.coupon.duration == "once" && d.used) && (d.end == 0 || now < d.end)
+	used := d.coupon.duration == "once" && d.used
+	return !used && (d.end == 0 || now < d.end)
 }
 
 func (s *Simulator) createCoupon(c *call) (any, error) {
@@ -289,8 +290,9 @@ func (s *Simulator) hasPaid(customerID string) bool {
 	return len(all(s, kindCharge, func(c *charge) bool { return c.customer == customerID && c.status == "succeeded" })) > 0
 }
 
-// redeem puts a coupon to work for a customer, or one of its subscriptions.
-func (s *Simulator) redeem(couponID, promotionID string, cust *customer, sub *subscription) (*discount, error) {
+// redeem puts a coupon to work for a customer, or one of its subscriptions or
+// invoices.
+func (s *Simulator) redeem(couponID, promotionID string, cust *customer, of entity) (*discount, error) {
 	cp, promo, err := s.redeemable(couponID, promotionID, cust)
 	if err != nil {
 		return nil, err
@@ -303,12 +305,17 @@ func (s *Simulator) redeem(couponID, promotionID string, cust *customer, sub *su
 	}
 	s.add(kindDiscount, s.newID("di_"), cust.clock, d)
 	d.start = d.created
-	if sub != nil {
-		d.subscription = sub.id
+	switch of := of.(type) {
+	case *subscription:
+		d.subscription = of.id
+	case *invoice:
+		d.invoiceID, d.subscription = of.id, ""
 	}
 	if cp.duration == "repeating" {
 		d.end = period.AddMonths(time.Unix(d.start, 0).UTC(), int(cp.months)).Unix()
 	}
-	s.emit("customer.discount.created", d)
+	if d.invoiceID == "" {
+		s.emit("customer.discount.created", d)
+	}
 	return d, nil
 }

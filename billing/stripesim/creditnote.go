@@ -14,7 +14,7 @@ type creditNote struct {
 	head
 	customer, invoice, currency, status, reason, memo, number, typ string
 	refund, balanceTransaction                                     string
-	amount, discount, outOfBand                                    int64
+	amount, outOfBand                                              int64
 	lines                                                          []*creditLine
 	voidedAt                                                       int64
 }

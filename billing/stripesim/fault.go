@@ -3,7 +3,6 @@ package stripesim
 import (
 	"context"
 	"net/http"
-	"strings"
 	"time"
 )
 
@@ -99,8 +98,7 @@ func (s *Simulator) take(ofEvents bool, what string) *Fault {
 		if f.Times == 0 || f.ofEvents() != ofEvents {
 			continue
 		}
-		prefix, open := strings.CutSuffix(f.Match, "*")
-		if f.Match != "" && f.Match != what && !(open && strings.HasPrefix(what, prefix)) {
+		if f.Match != "" && !matchType(f.Match, what) {
 			continue
 		}
 		if f.Times > 0 {

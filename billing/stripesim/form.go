@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // form is one node of a decoded request: a leaf with text, or named children.
@@ -502,11 +501,4 @@ func stamp(t int64) any {
 		return nil
 	}
 	return t
-}
-
-func unix(t time.Time) int64 {
-	if t.IsZero() {
-		return 0
-	}
-	return t.Unix()
 }

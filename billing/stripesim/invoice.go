@@ -174,10 +174,10 @@ func (s *Simulator) payments(v *invoice) object {
 	data := []any{}
 	if p, ok := get[*intent](s, kindIntent, v.intent); ok {
 		status, paidAt, paid := "open", any(nil), any(nil)
-		switch {
-		case p.status == "succeeded":
+		switch p.status {
+		case "succeeded":
 			status, paidAt, paid = "paid", v.paidAt, p.received
-		case p.status == "canceled":
+		case "canceled":
 			status = "canceled"
 		}
 		data = append(data, object{

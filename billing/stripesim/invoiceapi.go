@@ -63,6 +63,15 @@ func (s *Simulator) createInvoice(c *call) (any, error) {
 	if v.autoAdvance {
 		v.finalizeAt = now + draftTime
 	}
+	redemptions, err := s.readDiscounts(f, cust)
+	if err != nil {
+		return nil, err
+	}
+	if f.has("discounts") {
+		s.newInvoice(v)
+		s.change("invoice.updated", v, func() { s.setInvoiceDiscounts(v, s.redeemAll(redemptions, cust, v)) })
+		return v, nil
+	}
 	if cust.discount != nil && cust.discount.running(now) {
 		v.discounts = []*discount{cust.discount}
 	}
@@ -75,10 +84,20 @@ func (s *Simulator) updateInvoice(c *call) (any, error) {
 		return nil, err
 	}
 	f := c.form
-	if f.has("description") && v.status != "draft" {
-		return nil, badRequest("invoice_not_editable", "description", "Finalized invoices can't be updated in this way")
+	for _, name := range []string{"description", "discounts"} {
+		if f.has(name) && v.status != "draft" {
+			return nil, badRequest("invoice_not_editable", name, "Finalized invoices can't be updated in this way")
+		}
+	}
+	cust := must[*customer](s, kindCustomer, v.customer)
+	discounts, err := s.readDiscounts(f, cust)
+	if err != nil {
+		return nil, err
 	}
 	s.change("invoice.updated", v, func() {
+		if f.has("discounts") {
+			s.setInvoiceDiscounts(v, s.redeemAll(discounts, cust, v))
+		}
 		if f.has("description") {
 			v.description = f.str("description")
 		}
@@ -94,6 +113,16 @@ func (s *Simulator) updateInvoice(c *call) (any, error) {
 		v.metadata = f.merge("metadata", v.metadata)
 	})
 	return v, nil
+}
+
+// setInvoiceDiscounts replaces a draft's discounts. A subscription remembers
+// what lowered its period, so that no more is credited than was paid.
+func (s *Simulator) setInvoiceDiscounts(v *invoice, discounts []*discount) {
+	v.discounts = discounts
+	v.sum(s)
+	if sub, ok := get[*subscription](s, kindSubscription, v.subscription); ok && sub.latestInvoice == v.id {
+		sub.periodDiscounts = slices.Clone(discounts)
+	}
 }
 
 func (s *Simulator) deleteInvoice(c *call) (any, error) {

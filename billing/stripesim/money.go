@@ -57,7 +57,7 @@ func moneyText(amount int64, currency string) string {
 
 // priceText writes a price with its interval: "$9.99 / month".
 func priceText(p *price) string {
-	amount := ""
+	var amount string
 	if p.unit.IsInt() {
 		amount = moneyText(p.unit.Num().Int64(), p.currency)
 	} else {

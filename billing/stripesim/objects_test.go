@@ -402,7 +402,7 @@ func TestMeters(t *testing.T) {
 		r.post("/v1/subscription_items/"+it+"/usage_records", "quantity=4", "timestamp=now")
 		r.fails(400, "POST", "/v1/subscription_items/"+it+"/usage_records", "quantity=-4")
 		r.advance(35 * day)
-		require.EqualValues(t, want*100, r.sim.Collected(who)["usd"], aggregate)
+		require.Equal(t, want*100, r.sim.Collected(who)["usd"], aggregate)
 	}
 	it := text(r.subscribe(r.customer("visa"), "price_pro"), "items", "data", 0, "id")
 	r.fails(400, "POST", "/v1/subscription_items/"+it+"/usage_records", "quantity=1")

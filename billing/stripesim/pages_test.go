@@ -73,7 +73,7 @@ func TestCheckoutIsPaidOnItsPage(t *testing.T) {
 	require.Equal(t, "checkout.session.completed", types[len(types)-1])
 	require.Contains(t, types, "invoice.paid")
 	require.Equal(t, 200, r.pay(map[string]any{"url": "http://sim.test/stripe" + path}, "4242424242424242").Code, "a second click charges nothing")
-	require.EqualValues(t, map[string]int64{"usd": 999}, r.sim.Collected(""))
+	require.Equal(t, map[string]int64{"usd": 999}, r.sim.Collected(""))
 }
 
 func TestCheckoutWith3DSecure(t *testing.T) {

@@ -158,14 +158,14 @@ func newRoutes() []*route {
 	post("/v1/subscription_items/{id}/usage_records", "quantity!:int timestamp:time|now action:=set|increment", (*Simulator).createUsage, "")
 	get("/v1/subscription_items/{id}/usage_record_summaries", listing, (*Simulator).usageSummaries, "the current period only")
 
-	post("/v1/invoices", "customer! currency subscription description auto_advance:bool default_payment_method metadata:map"+
+	post("/v1/invoices", "customer! currency subscription description auto_advance:bool default_payment_method metadata:map"+discountParams+
 		" collection_method:=charge_automatically|~send_invoice pending_invoice_items_behavior:=include|exclude", (*Simulator).createInvoice, "")
 	get("/v1/invoices", "customer subscription status:=draft|open|paid|uncollectible|void created:range"+listing, (*Simulator).listInvoices, "no tax")
 	get("/v1/invoices/upcoming", "customer subscription coupon "+changeParams("subscription_")+discountParams, (*Simulator).upcomingInvoice, "of an existing subscription")
 	get("/v1/invoices/upcoming/lines", "customer subscription coupon "+changeParams("subscription_")+discountParams+listing, (*Simulator).upcomingLines, "")
 	post("/v1/invoices/create_preview", "customer subscription coupon "+changeParams("subscription_details.")+discountParams, (*Simulator).createPreview, "")
 	get("/v1/invoices/{id}", "", (*Simulator).fetchInvoice, "")
-	post("/v1/invoices/{id}", "description auto_advance:bool default_payment_method metadata:map", (*Simulator).updateInvoice, "")
+	post("/v1/invoices/{id}", "description auto_advance:bool default_payment_method metadata:map discounts[].discount"+discountParams, (*Simulator).updateInvoice, "")
 	del("/v1/invoices/{id}", "", (*Simulator).deleteInvoice, "")
 	get("/v1/invoices/{id}/lines", listing, (*Simulator).invoiceLines, "")
 	post("/v1/invoices/{id}/finalize", "auto_advance:bool", (*Simulator).finalizeInvoice, "")
@@ -186,7 +186,7 @@ func newRoutes() []*route {
 	post("/v1/billing/meters/{id}/reactivate", "", (*Simulator).reactivateMeter, "")
 	post("/v1/billing/meter_events", "event_name! payload!:map identifier timestamp:time", (*Simulator).createMeterEvent, "counts at once; integers only")
 
-	get("/v1/events", "type types:list created:range delivery_success:bool"+listing, (*Simulator).listEvents, "30 days, in the version of the request")
+	get("/v1/events", "type types:list created:range delivery_success:bool"+listing, (*Simulator).listEvents, "30 days, in the API version of the account")
 	get("/v1/events/{id}", "", (*Simulator).fetchEvent, "")
 	post("/v1/webhook_endpoints", "url! enabled_events!:list api_version description metadata:map", (*Simulator).createEndpoint, "")
 	get("/v1/webhook_endpoints", listing, (*Simulator).listEndpoints, "")

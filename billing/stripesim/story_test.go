@@ -3,7 +3,6 @@ package stripesim
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -249,5 +248,5 @@ func TestSettleEndsWithItsContext(t *testing.T) {
 	require.ErrorIs(t, sim.Close(ctx), context.Canceled, "a delivery is under way")
 	close(block)
 	require.NoError(t, sim.Close(t.Context()))
-	require.True(t, errors.Is(sim.Settle(t.Context()), ErrClosed))
+	require.ErrorIs(t, sim.Settle(t.Context()), ErrClosed)
 }

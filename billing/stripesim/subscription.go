@@ -331,13 +331,9 @@ func (s *Simulator) subscribe(in subscribing) (*subscription, error) {
 		s.add(kindItem, s.newID("si_"), in.cust.clock, it)
 		it.metadata = emptyMeta(it.metadata)
 	}
-	for _, r := range in.discounts {
-		d, err := s.redeem(r.coupon, r.promotion, in.cust, sub)
-		if err != nil {
-			return nil, err
-		}
+	sub.discounts = s.redeemAll(in.discounts, in.cust, sub)
+	for _, d := range sub.discounts {
 		d.session = in.session
-		sub.discounts = append(sub.discounts, d)
 	}
 	for _, x := range in.extra {
 		x.subscription = sub.id

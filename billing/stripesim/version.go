@@ -137,12 +137,13 @@ func translateLine(out object, rank int) {
 	}
 	out["pricing"] = pricing(out["price"])
 	sub := idOf(out["subscription"])
-	if out["type"] == "subscription" {
+	// A proration is of a subscription's item too, and names its invoice item.
+	if idOf(out["subscription_item"]) != "" {
 		out["parent"] = object{
 			"type": "subscription_item_details", "invoice_item_details": nil,
 			"subscription_item_details": object{
-				"invoice_item": nil, "proration": out["proration"], "proration_details": out["proration_details"], "subscription": optional(sub),
-				"subscription_item": out["subscription_item"],
+				"invoice_item": optional(idOf(out["invoice_item"])), "proration": out["proration"], "proration_details": out["proration_details"],
+				"subscription": optional(sub), "subscription_item": out["subscription_item"],
 			},
 		}
 	} else {

@@ -213,7 +213,7 @@ func TestControl(t *testing.T) {
 	status, _ = do("POST", "/faults", `{"kind":"delay","delay":"1h"}`)
 	require.Equal(t, 200, status)
 	rec := httptest.NewRecorder()
-	h.ServeHTTP(rec, httptest.NewRequest("GET", "/clock", nil))
+	h.ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/clock", nil))
 	require.Equal(t, 401, rec.Code)
 	require.Contains(t, NewSecret(), "whsec_")
 }

@@ -21,12 +21,10 @@ if have apt-get && [ "$(id -u)" = 0 ]; then
 	export DEBIAN_FRONTEND=noninteractive
 	apt-get update -qq
 	# The packages' own services are not wanted: tests start servers of their own.
-	printf '#!/bin/sh\nexit 101\n' > /tmp/policy-rc.d.$$
 	if [ ! -e /usr/sbin/policy-rc.d ]; then
-		install -m 755 /tmp/policy-rc.d.$$ /usr/sbin/policy-rc.d
 		trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+		install -m 755 /dev/stdin /usr/sbin/policy-rc.d <<< $'#!/bin/sh\nexit 101'
 	fi
-	rm -f /tmp/policy-rc.d.$$
 	apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 	exit 0
 fi

@@ -49,7 +49,7 @@ type postmarkMail struct {
 	To            string
 	ReplyTo       string `json:",omitempty"`
 	Subject       string
-	HtmlBody      string `json:",omitempty"` //nolint:revive // Postmark's name
+	HTMLBody      string `json:"HtmlBody,omitempty"`
 	TextBody      string
 	Tag           string
 	MessageStream string
@@ -73,7 +73,7 @@ func (t *Postmark) Send(ctx context.Context, m *mailer.Message) mailer.Result {
 	if stream == "" {
 		stream = "outbound"
 	}
-	body := postmarkMail{From: mailbox(m.From), To: mailbox(m.To), Subject: m.Subject, HtmlBody: m.HTML, TextBody: m.Text, Tag: m.Kind,
+	body := postmarkMail{From: mailbox(m.From), To: mailbox(m.To), Subject: m.Subject, HTMLBody: m.HTML, TextBody: m.Text, Tag: m.Kind,
 		MessageStream: stream, Metadata: map[string]string{"mail_id": m.ID}}
 	if m.ReplyTo.Email != "" {
 		body.ReplyTo = mailbox(m.ReplyTo)

@@ -2,6 +2,8 @@ package mailersmtp_test
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -190,16 +192,77 @@ func TestMessageArrivesAsItIs(t *testing.T) {
 }
 
 func TestLoginMechanisms(t *testing.T) {
-	for _, mechanism := range []string{"PLAIN", "LOGIN"} {
-		t.Run(mechanism, func(t *testing.T) {
-			srv := mailertest.NewSMTP(t, mailertest.SMTPConfig{TLS: true, Users: map[string]string{"app": "secret"}})
-			transport := dialTo(t, srv, func(c *mailersmtp.Config) { c.Username, c.Password, c.Auth = "app", "secret", mechanism })
-			require.NoError(t, transport.Check(context.Background()))
-		})
+	users := map[string]string{"app": "secret"}
+	for _, mechanism := range []string{"PLAIN", "LOGIN", "SCRAM-SHA-256", "XOAUTH2", ""} {
+		for _, password := range []string{"secret", "wrong"} {
+			t.Run(mechanism+" "+password, func(t *testing.T) {
+				srv := mailertest.NewSMTP(t, mailertest.SMTPConfig{TLS: true, Users: users})
+				transport := dialTo(t, srv, func(c *mailersmtp.Config) {
+					c.Username, c.Password, c.Auth = "app", password, mechanism
+					if mechanism == "XOAUTH2" {
+						c.Password, c.Token = "", func(context.Context) (string, error) { return password, nil }
+					}
+				})
+				err := transport.Check(context.Background())
+				if password == "secret" {
+					require.NoError(t, err)
+				} else {
+					require.ErrorIs(t, err, mailersmtp.ErrAuth)
+					require.NotContains(t, err.Error(), "wrong")
+				}
+				for _, line := range srv.Commands() {
+					if mechanism == "" && strings.HasPrefix(line, "AUTH") {
+						require.Contains(t, line, "SCRAM-SHA-256", "the best mechanism is taken")
+					}
+				}
+			})
+		}
 	}
-	srv := mailertest.NewSMTP(t, mailertest.SMTPConfig{TLS: true, Users: map[string]string{"app": "secret"}})
-	transport := dialTo(t, srv, func(c *mailersmtp.Config) { c.Username, c.Password, c.Auth = "app", "secret", "SCRAM-SHA-256" })
+	srv := mailertest.NewSMTP(t, mailertest.SMTPConfig{TLS: true, Users: users})
+	transport := dialTo(t, srv, func(c *mailersmtp.Config) { c.Username, c.Password, c.Auth = "app", "secret", "SCRAM-SHA-1" })
 	require.ErrorIs(t, transport.Check(context.Background()), mailersmtp.ErrAuth)
+	transport = dialTo(t, srv, func(c *mailersmtp.Config) {
+		c.Username, c.Token = "app", func(context.Context) (string, error) { return "", errors.New("expired") }
+	})
+	require.ErrorContains(t, transport.Check(context.Background()), "expired")
+}
+
+func TestConfigIsChecked(t *testing.T) {
+	for want, cfg := range map[string]mailersmtp.Config{
+		"Host":           {},
+		"Host must":      {Host: "a b"},
+		"Config.TLS":     {Host: "h", TLS: 9},
+		"Port":           {Host: "h", Port: 70000},
+		"Username":       {Host: "h", Username: "u"},
+		"Auth":           {Host: "h", Auth: "CRAM-MD5"},
+		"XOAUTH2":        {Host: "h", Username: "u", Password: "p", Auth: "XOAUTH2"},
+		"Hello":          {Host: "h", Hello: "a\r\nb"},
+		"verifies":       {Host: "h", Username: "u", Password: "p", TLSConfig: &tls.Config{InsecureSkipVerify: true}},
+		"Idle":           {Host: "h", Idle: -1},
+		"Conns":          {Host: "h", Conns: -1},
+		"ConnectTimeout": {Host: "h", ConnectTimeout: -1},
+	} {
+		_, err := mailersmtp.New(cfg)
+		require.ErrorContains(t, err, want)
+	}
+}
+
+func TestClosedTransportSendsNothing(t *testing.T) {
+	srv := mailertest.NewSMTP(t, mailertest.SMTPConfig{TLS: true})
+	transport := dialTo(t, srv, nil)
+	require.Equal(t, mailer.Sent, transport.Send(context.Background(), message()).Outcome)
+	require.NoError(t, transport.Close())
+	require.ErrorIs(t, transport.Send(context.Background(), message()).Err, mailersmtp.ErrClosed)
+}
+
+func TestIdleConnectionsAreClosed(t *testing.T) {
+	srv := mailertest.NewSMTP(t, mailertest.SMTPConfig{TLS: true})
+	transport := dialTo(t, srv, func(c *mailersmtp.Config) { c.Idle = time.Millisecond })
+	require.Equal(t, mailer.Sent, transport.Send(context.Background(), message()).Outcome)
+	require.Eventually(t, func() bool {
+		commands := srv.Commands()
+		return commands[len(commands)-1] == "QUIT"
+	}, 10*time.Second, time.Millisecond)
 }
 
 func TestCredentialsNeverGoInClear(t *testing.T) {

@@ -5,7 +5,11 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/hmac"
+	"crypto/pbkdf2"
 	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -46,8 +50,8 @@ type SMTPConfig struct {
 	TLS bool
 	// Implicit speaks TLS from the first byte.
 	Implicit bool
-	// Users maps names to passwords and offers AUTH PLAIN and LOGIN, over TLS
-	// only. A login is then required.
+	// Users maps names to passwords (XOAUTH2: to tokens) and offers AUTH PLAIN,
+	// LOGIN, SCRAM-SHA-256 and XOAUTH2, over TLS only. A login is then required.
 	Users map[string]string
 	// Extensions are offered; nil means PIPELINING, SIZE, 8BITMIME, SMTPUTF8
 	// and ENHANCEDSTATUSCODES.
@@ -365,7 +369,7 @@ func (c *session) hello() string {
 		lines = append(lines, "STARTTLS")
 	}
 	if len(c.s.cfg.Users) > 0 && c.secure {
-		lines = append(lines, "AUTH PLAIN LOGIN")
+		lines = append(lines, "AUTH PLAIN LOGIN SCRAM-SHA-256 XOAUTH2")
 	}
 	var b strings.Builder
 	for i, l := range lines {
@@ -400,6 +404,9 @@ func (c *session) auth(rest string) bool {
 		answer, decodeErr := base64.StdEncoding.DecodeString(strings.TrimSpace(line))
 		return string(answer), err == nil && decodeErr == nil
 	}
+	if strings.EqualFold(mechanism, "SCRAM-SHA-256") {
+		return c.scram(initial, ask)
+	}
 	var user, password string
 	switch strings.ToUpper(mechanism) {
 	case "PLAIN":
@@ -407,6 +414,12 @@ func (c *session) auth(rest string) bool {
 		parts := strings.Split(string(decoded), "\x00")
 		if err == nil && len(parts) == 3 {
 			user, password = parts[1], parts[2]
+		}
+	case "XOAUTH2":
+		decoded, err := base64.StdEncoding.DecodeString(initial)
+		rest, ok := strings.CutPrefix(string(decoded), "user=")
+		if name, bearer, cut := strings.Cut(rest, "\x01auth=Bearer "); err == nil && ok && cut {
+			user, password = name, strings.TrimRight(bearer, "\x01")
 		}
 	case "LOGIN":
 		var ok bool
@@ -417,7 +430,13 @@ func (c *session) auth(rest string) bool {
 			return false
 		}
 	}
-	if want, known := c.s.cfg.Users[user]; !known || want != password {
+	want, known := c.s.cfg.Users[user]
+	return c.admit(user, known && want == password)
+}
+
+// admit ends an AUTH exchange.
+func (c *session) admit(user string, good bool) bool {
+	if !good {
 		_, ok := c.say("AUTH", "535 5.7.8 authentication failed")
 		return ok
 	}
@@ -426,6 +445,54 @@ func (c *session) auth(rest string) bool {
 		c.user = user
 	}
 	return ok
+}
+
+// scram is the server's side of RFC 7677, without channel binding.
+func (c *session) scram(initial string, ask func(string) (string, bool)) bool {
+	first, err := base64.StdEncoding.DecodeString(initial)
+	if initial == "" {
+		answer, ok := ask("")
+		if !ok {
+			return false
+		}
+		first = []byte(answer)
+	}
+	bare, ok := strings.CutPrefix(string(first), "n,,")
+	fields := strings.Split(bare, ",")
+	if err != nil || !ok || len(fields) < 2 {
+		return c.admit("", false)
+	}
+	user := strings.TrimPrefix(fields[0], "n=")
+	nonce := strings.TrimPrefix(fields[1], "r=") + rand.Text()
+	salt := []byte("mailertest salt")
+	serverFirst := fmt.Sprintf("r=%s,s=%s,i=4096", nonce, base64.StdEncoding.EncodeToString(salt))
+	final, ok := ask(serverFirst)
+	if !ok {
+		return false
+	}
+	withoutProof, proof, _ := strings.Cut(final, ",p=")
+	password, known := c.s.cfg.Users[user]
+	salted, err := pbkdf2.Key(sha256.New, password, salt, 4096, 32)
+	if err != nil {
+		return false
+	}
+	sign := func(key []byte, text string) []byte {
+		h := hmac.New(sha256.New, key)
+		h.Write([]byte(text))
+		return h.Sum(nil)
+	}
+	clientKey := sign(salted, "Client Key")
+	stored := sha256.Sum256(clientKey)
+	auth := bare + "," + serverFirst + "," + withoutProof
+	want := make([]byte, len(clientKey))
+	subtle.XORBytes(want, clientKey, sign(stored[:], auth))
+	if !known || base64.StdEncoding.EncodeToString(want) != proof || !strings.Contains(withoutProof, "r="+nonce) {
+		return c.admit("", false)
+	}
+	if _, ok := ask("v=" + base64.StdEncoding.EncodeToString(sign(sign(salted, "Server Key"), auth))); !ok {
+		return false
+	}
+	return c.admit(user, true)
 }
 
 func (c *session) data() bool {

@@ -33,6 +33,7 @@ var (
 type batcher struct {
 	client  redis.UniversalClient
 	timeout time.Duration
+	aheads  *aheads
 	single  bool // one server: one script can decide for many keys
 
 	mu      sync.Mutex
@@ -47,6 +48,7 @@ type call struct {
 	key     string
 	plan    *planArgs
 	next    *call // an equal request, decided together
+	count   int64 // of the first: how many are asked for, those ahead included
 	out     ratelimit.Outcome
 	used    ratelimit.Used
 	err     error
@@ -109,6 +111,7 @@ func (b *batcher) fly(ctx context.Context, batch []*call) {
 	ctx, cancel := context.WithTimeout(ctx, b.timeout)
 	defer cancel()
 	groups := group(batch)
+	b.size(groups)
 	if b.single {
 		b.together(ctx, groups)
 	} else {
@@ -150,17 +153,31 @@ func group(batch []*call) []*call {
 	return groups
 }
 
-func (c *call) len() (n int64) {
-	for ; c != nil; c = c.next {
-		n++
+// size counts the calls of each group and adds what is worth taking ahead.
+func (b *batcher) size(groups []*call) {
+	for _, first := range groups {
+		n := int64(0)
+		for c := first; c != nil; c = c.next {
+			n++
+		}
+		first.count = n
+		if first.decider.merges && first.req.Op == ratelimit.Take {
+			first.count += b.aheads.want(n)
+		}
 	}
-	return n
 }
 
-// settle hands the reply about a group to its calls.
-func (c *call) settle(now int64, reply []int64) {
-	for i := int64(0); c != nil; c, i = c.next, i+1 {
+// settle hands the reply about a group to its calls, and the rest of what it
+// paid for to those that come next.
+func (b *batcher) settle(first *call, now int64, reply []int64) {
+	i := int64(0)
+	for c := first; c != nil; c = c.next {
 		c.out, c.used = c.decider.outcome(now, reply, &c.req, i)
+		i++
+	}
+	if admitted := reply[0]; first.count > i && admitted > i {
+		out, used := first.decider.outcome(now, reply, &first.req, admitted-1)
+		b.aheads.keep(first, admitted-i, out, used)
 	}
 }
 
@@ -220,7 +237,7 @@ func (b *batcher) together(ctx context.Context, groups []*call) {
 	}
 	want := 1
 	for _, c := range groups {
-		list = appendKey(list, begins[c.plan], &c.req, c.len())
+		list = appendKey(list, begins[c.plan], &c.req, c.count)
 		want += c.decider.replyLen()
 	}
 	args := arguments(list, size)
@@ -234,7 +251,7 @@ func (b *batcher) together(ctx context.Context, groups []*call) {
 			c.fail(err)
 			continue
 		}
-		c.settle(reply[0], reply[at:])
+		b.settle(c, reply[0], reply[at:])
 		at += c.decider.replyLen()
 	}
 }
@@ -247,7 +264,7 @@ func (b *batcher) pipeline(ctx context.Context, groups []*call) {
 		pipe := b.client.Pipeline()
 		for i, c := range groups {
 			if wanted(i) {
-				args := decideScript.args(whole, []string{c.key}, request(c.decider.args(c.req.Spans), &c.req, c.len()))
+				args := decideScript.args(whole, []string{c.key}, request(c.decider.args(c.req.Spans), &c.req, c.count))
 				cmds[i] = redis.NewIntSliceCmd(ctx, args...)
 				_ = pipe.Process(ctx, cmds[i]) // queued; each command carries its own error
 			}
@@ -276,6 +293,6 @@ func (b *batcher) pipeline(ctx context.Context, groups []*call) {
 			c.fail(err)
 			continue
 		}
-		c.settle(reply[0], reply[1:])
+		b.settle(c, reply[0], reply[1:])
 	}
 }

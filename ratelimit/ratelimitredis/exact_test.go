@@ -3,6 +3,7 @@ package ratelimitredis_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -230,6 +231,73 @@ func TestAKeyKeepsItsSize(t *testing.T) {
 	require.EqualValues(t, 48, size, "a count, two IDs, an instant, a count and an end")
 }
 
+// Several processes take ahead of the same key and never admit more than its
+// limit; what they don't spend comes back.
+func TestTakingAheadNeverAdmitsTooMany(t *testing.T) {
+	for name, client := range clients(t) {
+		t.Run(name, func(t *testing.T) {
+			ctx := context.Background()
+			prefix := redistest.Prefix()
+			p := newPlan(t, ratelimit.PerHour(1).WithBurst(5000), ratelimit.PerMonth(4000), ratelimit.Strict("strict", 6000, time.Hour))
+			var admitted atomic.Int64
+			seen := make([]atomic.Int64, 4001)
+			var wg sync.WaitGroup
+			for range 3 {
+				l := newLimiter(t, newStore(t, client, ratelimitredis.Config{Prefix: prefix, AheadTTL: time.Hour, MaxAhead: 100}))
+				for range 32 {
+					wg.Go(func() {
+						for range 60 {
+							d, err := l.Allow(ctx, "hot", p, 1)
+							if err != nil {
+								t.Error(err)
+								return
+							}
+							if d.Allowed {
+								admitted.Add(1)
+								seen[d.Window(1).Remaining].Add(1)
+							}
+						}
+					})
+				}
+			}
+			wg.Wait()
+			n := admitted.Load()
+			require.LessOrEqual(t, n, int64(4000), "of 5760 requests against a limit of 4000")
+			require.GreaterOrEqual(t, n, int64(4000-3*200), "what is held ahead is all that may be missing")
+			for left := range seen {
+				require.LessOrEqual(t, seen[left].Load(), int64(1), "two requests saw %d left", left)
+			}
+		})
+	}
+}
+
+func TestWhatWasTakenAheadIsGivenBack(t *testing.T) {
+	ctx := context.Background()
+	client := redistest.Client(t)
+	store := newStore(t, client, ratelimitredis.Config{AheadTTL: time.Nanosecond})
+	l := newLimiter(t, store)
+	p := newPlan(t, ratelimit.PerMonth(1_000_000))
+	var wg sync.WaitGroup
+	for range 64 {
+		wg.Go(func() {
+			for range 30 {
+				if _, err := l.Allow(ctx, "hot", p, 1); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	d, err := l.Allow(ctx, "hot", p, 1) // finds what is too old
+	require.NoError(t, err)
+	require.LessOrEqual(t, d.Window(0).Remaining, int64(1_000_000-64*30-1), "nothing was given back twice")
+	_, err = l.Reset(ctx, "hot")
+	require.NoError(t, err)
+	d, err = l.Peek(ctx, "hot", p, 1)
+	require.NoError(t, err)
+	require.EqualValues(t, 1_000_000, d.Window(0).Remaining)
+}
+
 // A flood of refused requests reaches Redis once; whatever could let the key
 // pass asks it again.
 func TestDenialsAreRemembered(t *testing.T) {
@@ -330,6 +398,36 @@ func TestCallersOfAHungServerLeaveWithTheirContext(t *testing.T) {
 		_, err := l.Peek(context.Background(), "k", p, 1)
 		return err == nil
 	}, 10*time.Second, time.Millisecond)
+}
+
+// A server that dies under a batch answers every caller in it.
+func TestABatchThatFailsTellsAllItsCallers(t *testing.T) {
+	server := redistest.Server(t, services.RedisConfig{})
+	single := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1, DialerRetries: 1})
+	defer single.Close()
+	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": server.Addr()}, MaxRetries: -1})
+	defer ring.Close()
+	p := newPlan(t, ratelimit.PerMonth(1_000_000))
+	limiters := []*ratelimit.Limiter{
+		newLimiter(t, newStore(t, single, ratelimitredis.Config{})),
+		newLimiter(t, newStore(t, ring, ratelimitredis.Config{})),
+	}
+	for _, l := range limiters {
+		_, err := l.Allow(context.Background(), "k", p, 1)
+		require.NoError(t, err)
+	}
+	require.NoError(t, server.Kill())
+	for _, l := range limiters {
+		var wg sync.WaitGroup
+		for g := range 32 {
+			wg.Go(func() {
+				if _, err := l.Allow(context.Background(), fmt.Sprint("k", g%4), p, 1); !errors.Is(err, ratelimit.ErrUnavailable) {
+					t.Errorf("%v", err)
+				}
+			})
+		}
+		wg.Wait()
+	}
 }
 
 func TestErrorsSayThatNobodyKnows(t *testing.T) {

@@ -32,6 +32,15 @@ type Config struct {
 	// another process, or time that a test's Redis skips, is seen only after it.
 	// 0 always asks; a second is a good value.
 	DenialTTL time.Duration
+	// AheadTTL lets this process take units of hot keys ahead, several callers'
+	// worth in one round trip, and spend them for this long. It never admits
+	// more than the limit, but up to MaxAhead requests' units stay charged unused
+	// when a key cools down suddenly, and a reset by another process can let as
+	// many more through. Keep it far below the windows. 0 takes none.
+	AheadTTL time.Duration
+	// MaxAhead bounds the requests that are paid for ahead, for each key; 0 means
+	// 64.
+	MaxAhead int
 	// MaxDenials bounds the refused keys that are remembered; 0 means 10,000.
 	MaxDenials int
 }
@@ -43,6 +52,7 @@ type Store struct {
 	cfg     Config
 	batcher batcher
 	denials denials
+	aheads  aheads
 
 	mu    sync.Mutex
 	names map[int64]string // of states, by ID
@@ -59,8 +69,11 @@ func New(client redis.UniversalClient, cfg Config) (*Store, error) {
 	if client == nil {
 		return nil, errors.New("ratelimitredis: New needs a client")
 	}
-	if cfg.Timeout < 0 || cfg.DenialTTL < 0 || cfg.MaxDenials < 0 {
-		return nil, errors.New("ratelimitredis: Config.Timeout, DenialTTL and MaxDenials can't be negative")
+	if cfg.Timeout < 0 || cfg.DenialTTL < 0 || cfg.MaxDenials < 0 || cfg.AheadTTL < 0 || cfg.MaxAhead < 0 {
+		return nil, errors.New("ratelimitredis: Config.Timeout, DenialTTL, MaxDenials, AheadTTL and MaxAhead can't be negative")
+	}
+	if cfg.MaxAhead == 0 {
+		cfg.MaxAhead = 64
 	}
 	if cfg.MaxDenials == 0 {
 		cfg.MaxDenials = 10_000
@@ -73,7 +86,8 @@ func New(client redis.UniversalClient, cfg Config) (*Store, error) {
 	}
 	s := &Store{client: client, cfg: cfg, names: map[int64]string{}}
 	_, single := client.(*redis.Client)
-	s.batcher = batcher{client: client, timeout: cfg.Timeout, single: single}
+	s.batcher = batcher{client: client, timeout: cfg.Timeout, single: single, aheads: &s.aheads}
+	s.aheads = aheads{ttl: cfg.AheadTTL, max: int64(cfg.MaxAhead), keys: map[denied]*ahead{}}
 	s.denials = denials{ttl: cfg.DenialTTL, max: cfg.MaxDenials, entries: map[denied]denial{}}
 	return s, nil
 }
@@ -173,6 +187,16 @@ func (d *decider) Decide(ctx context.Context, req ratelimit.Request) (ratelimit.
 	if out, used, ok := known.find(d, &req); ok {
 		return out, used, nil
 	}
+	out, used, ok, giveBack := d.store.aheads.spend(d, &req)
+	if ok {
+		return out, used, nil
+	}
+	if giveBack > 0 {
+		back := ratelimit.Request{Key: req.Key, Cost: -giveBack, Op: ratelimit.Adjust, Spans: req.Spans}
+		if _, _, err := d.store.batcher.do(ctx, d, &back); err != nil {
+			return out, used, fmt.Errorf("%w: %w", ratelimit.ErrUnavailable, err)
+		}
+	}
 	out, used, err := d.store.batcher.do(ctx, d, &req)
 	if req.Op == ratelimit.Adjust {
 		known.forget(d.prefix, req.Key)
@@ -196,16 +220,10 @@ func (d *decider) outcome(now int64, reply []int64, req *ratelimit.Request, i in
 		return out, levels
 	}
 	for w := range d.rules {
-		used := reply[2+2*w]
-		if later := admitted - 1 - i; later > 0 {
-			// Those behind this one were charged after it.
-			unit := req.Cost
-			if d.rules[w].Algorithm == ratelimit.Bucket {
-				unit *= d.rules[w].Interval
-			}
-			used -= later * unit
-		}
-		levels.Set(w, used)
+		levels.Set(w, reply[2+2*w])
+	}
+	if later := admitted - 1 - i; later > 0 {
+		d.uncharge(&levels, later*req.Cost) // those behind this one were charged after it
 	}
 	if i < admitted && d.merges && req.Op == ratelimit.Take {
 		return out, levels // what the reply says of waiting is about those refused
@@ -223,10 +241,22 @@ func (d *decider) outcome(now int64, reply []int64, req *ratelimit.Request, i in
 	return out, levels
 }
 
+// uncharge takes units that were charged later out of what is used.
+func (d *decider) uncharge(used *ratelimit.Used, units int64) {
+	for w, r := range d.rules {
+		n := units
+		if r.Algorithm == ratelimit.Bucket {
+			n *= r.Interval
+		}
+		used.Set(w, used.Of(w)-n)
+	}
+}
+
 // Reset implements ratelimit.Store. Leases are no state of a plan and stay.
 func (s *Store) Reset(ctx context.Context, scope, key string) (bool, error) {
 	n, err := s.client.Del(ctx, s.stateKey(scope, key)).Result()
 	s.denials.forget(s.stateKey(scope, ""), key)
+	s.aheads.forget(s.stateKey(scope, ""), key)
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", ratelimit.ErrUnavailable, err)
 	}

@@ -211,9 +211,15 @@ func (f *applying) step(st *step) (changed bool, err error) {
 		changed = c.Counter != c.before
 		out, st.err = c.Step(op, f.holds[hk])
 	}
-	if st.err != nil {
-		return changed, nil // the caller's error: the others go on
+	if st.err == nil {
+		f.accept(st, hk, out, store)
+		changed = changed || out.Changed || out.Hold != nil
 	}
+	return changed, nil // st.err is its caller's alone: the others go on
+}
+
+// accept books the outcome of a step.
+func (f *applying) accept(st *step, hk holdKey, out usage.Outcome, store bool) {
 	st.decision = out.Decision
 	if out.Hold != nil {
 		f.holds[hk] = out.Hold
@@ -221,12 +227,12 @@ func (f *applying) step(st *step) (changed bool, err error) {
 	}
 	f.notices = append(f.notices, out.Notices...)
 	if store && out.Changed {
-		f.entries = append(f.entries, *op.Entry)
-		if !op.Entry.Own {
-			f.known[keyOfEntry(*op.Entry)] = op.Entry.Hash
+		e := *st.op.Entry
+		f.entries = append(f.entries, e)
+		if !e.Own {
+			f.known[keyOfEntry(e)] = e.Hash
 		}
 	}
-	return changed || out.Changed || out.Hold != nil, nil
 }
 
 const expireHolds = `

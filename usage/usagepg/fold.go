@@ -74,11 +74,8 @@ func fold(m map[cell]*sums, c cell, f usage.Figure, at time.Time) {
 	}
 }
 
-const upsertDays = `
-insert into usage_days as d (account, meter, figure, dim, day, cnt, sum, min, max, last, last_at, scale)
-select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::bigint[], $7::bigint[],
-	$8::bigint[], $9::bigint[], $10::bigint[], $11::timestamptz[], $12::smallint[])
-on conflict (account, meter, figure, dim, day) do update set
+// mergeRollup adds what an insert into a rollup d has run into.
+const mergeRollup = `
 	cnt = d.cnt + excluded.cnt,
 	sum = d.sum + excluded.sum,
 	min = least(d.min, excluded.min),
@@ -86,17 +83,17 @@ on conflict (account, meter, figure, dim, day) do update set
 	last = case when (excluded.last_at, excluded.last) > (d.last_at, d.last) then excluded.last else d.last end,
 	last_at = greatest(d.last_at, excluded.last_at)`
 
+const upsertDays = `
+insert into usage_days as d (account, meter, figure, dim, day, cnt, sum, min, max, last, last_at, scale)
+select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::bigint[], $7::bigint[],
+	$8::bigint[], $9::bigint[], $10::bigint[], $11::timestamptz[], $12::smallint[])
+on conflict (account, meter, figure, dim, day) do update set` + mergeRollup
+
 const upsertPlatform = `
 insert into usage_platform as d (meter, figure, dim, bucket, cnt, sum, min, max, last, last_at, scale, shard)
 select *, $12 from unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::bigint[], $6::bigint[],
 	$7::bigint[], $8::bigint[], $9::bigint[], $10::timestamptz[], $11::smallint[])
-on conflict (meter, figure, dim, bucket, shard) do update set
-	cnt = d.cnt + excluded.cnt,
-	sum = d.sum + excluded.sum,
-	min = least(d.min, excluded.min),
-	max = greatest(d.max, excluded.max),
-	last = case when (excluded.last_at, excluded.last) > (d.last_at, d.last) then excluded.last else d.last end,
-	last_at = greatest(d.last_at, excluded.last_at)`
+on conflict (meter, figure, dim, bucket, shard) do update set` + mergeRollup
 
 // columns are the arrays that a rollup's rows are sent as.
 type columns struct {

@@ -173,7 +173,7 @@ func TestKilledProcessesLoseAndRepeatNothing(t *testing.T) {
 	dir := t.TempDir()
 	var acked atomic.Int64
 	var failed atomic.Value
-	kills, each := proving(3, 24), int64(proving(300, 5000))
+	kills, each := proving(2, 24), int64(proving(300, 5000))
 	for i := range kills {
 		before := acked.Load()
 		enough := make(chan struct{})
@@ -280,7 +280,7 @@ func TestKilledProcessesNeverExceedTheLimit(t *testing.T) {
 		default:
 		}
 	}
-	processes := 3
+	processes := proving(3, 8)
 	for run := range proving(2, 10) {
 		var kills []func()
 		for p := range processes {

@@ -96,13 +96,7 @@ with gone as (
 )
 insert into usage_days as d (account, meter, figure, dim, day, cnt, sum, min, max, last, last_at, scale)
 select '', meter, figure, dim, day, cnt, sum, min, max, last, last_at, scale from gone order by meter, figure, dim, day
-on conflict (account, meter, figure, dim, day) do update set
-	cnt = d.cnt + excluded.cnt,
-	sum = d.sum + excluded.sum,
-	min = least(d.min, excluded.min),
-	max = greatest(d.max, excluded.max),
-	last = case when (excluded.last_at, excluded.last) > (d.last_at, d.last) then excluded.last else d.last end,
-	last_at = greatest(d.last_at, excluded.last_at)`
+on conflict (account, meter, figure, dim, day) do update set` + mergeRollup
 
 // EraseSubject implements usage.Store. It is one transaction, whose deletes
 // come in batches: an account is erased as a whole or not at all.
