@@ -113,7 +113,7 @@ func (a *Account) Live() []Subscription {
 func (a *Account) duplicates() []string {
 	var ids []string
 	for _, s := range a.Subscriptions { // newest first
-		if s.Status.Live() && s.Status != StatusIncomplete {
+		if s.Status.Live() && !s.Status.waits() {
 			ids = append(ids, s.ID)
 		}
 	}
@@ -142,9 +142,13 @@ func standing(s Status) int {
 	return 4 // unknown
 }
 
-// incomplete reports whether a subscription waits for its first payment.
-func (a *Account) incomplete() bool {
-	return slices.ContainsFunc(a.Subscriptions, func(s Subscription) bool { return s.Status == StatusIncomplete })
+// waits reports whether a subscription with this status gives nothing and
+// charges nothing until a payment method comes: another order replaces it.
+func (s Status) waits() bool { return s == StatusIncomplete || s == StatusPaused }
+
+// waiting reports whether a subscription waits for a payment method.
+func (a *Account) waiting() bool {
+	return slices.ContainsFunc(a.Subscriptions, func(s Subscription) bool { return s.Status.waits() })
 }
 
 func (a *Account) subscription(id string) *Subscription {

@@ -102,6 +102,8 @@ func (a *Account) changeable() (Subscription, error) {
 	switch sub.Status {
 	case StatusIncomplete, StatusPastDue, StatusUnpaid:
 		return sub, fmt.Errorf("%w: subscription %s is %s: its invoice is to be paid first", ErrInvalid, sub.ID, sub.Status)
+	case StatusPaused:
+		return sub, fmt.Errorf("%w: subscription %s is paused for want of a payment method: order a new one", ErrInvalid, sub.ID)
 	}
 	return sub, nil
 }

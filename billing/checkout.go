@@ -65,7 +65,7 @@ func (s *Service) Checkout(ctx context.Context, account string, o CheckoutOrder)
 			return nil, false, err
 		}
 		open = a.Checkout
-		if a.incomplete() || open != nil && open.Print != s.checkoutPrint(a, &o, price.ID, n) {
+		if a.waiting() || open != nil && open.Print != s.checkoutPrint(a, &o, price.ID, n) {
 			return nil, false, errBusy
 		}
 		return s.checkoutRequest(a, &o, price.ID, n), open != nil, nil

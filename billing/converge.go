@@ -130,12 +130,12 @@ func (a *Account) settle() {
 			a.TrialUsed = s.TrialStart
 		}
 	}
-	if !a.incomplete() {
+	if !a.waiting() {
 		a.Unpaid = nil
 	}
 	if c := a.Checkout; c != nil {
 		for _, s := range a.Subscriptions {
-			if s.Status.Live() && s.Status != StatusIncomplete && !s.Created.Before(c.Created) {
+			if s.Status.Live() && !s.Status.waits() && !s.Created.Before(c.Created) {
 				a.Checkout = nil // paid, or overtaken
 				break
 			}

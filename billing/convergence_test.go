@@ -1,6 +1,7 @@
 package billing_test
 
 import (
+	"os"
 	"testing"
 
 	"github.com/kolekt/commerce/billing"
@@ -9,5 +10,9 @@ import (
 )
 
 func TestEveryOrderOfEventsConverges(t *testing.T) {
-	billingtest.TestConvergence(t, func(*testing.T) billing.Store { return billingmem.New() }, billingtest.Convergence{})
+	size := billingtest.Convergence{Every: stride}
+	if os.Getenv("COMMERCE_PROVE") != "" {
+		size.Every = 1
+	}
+	billingtest.TestConvergence(t, func(*testing.T) billing.Store { return billingmem.New() }, size)
 }

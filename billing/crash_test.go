@@ -296,11 +296,11 @@ func TestACrashAtAnyStepLosesNothingAndRepeatsNothing(t *testing.T) {
 func TestACrashAtAnyStepOnPostgres(t *testing.T) {
 	pool := pgtest.Pool(t)
 	require.NoError(t, billingpg.Migrate(t.Context(), pool))
-	stride := 9
+	every := 9
 	if os.Getenv("COMMERCE_PROVE") != "" {
-		stride = 1
+		every = 1
 	}
-	everyCrash(t, stride, func() billing.Store {
+	everyCrash(t, every, func() billing.Store {
 		_, err := pool.Exec(t.Context(), "truncate billing_accounts, billing_events, billing_notices, billing_cursors")
 		require.NoError(t, err)
 		return billingpg.New(pool)

@@ -50,10 +50,19 @@
 // subscription, from however many clicks, processes and pages.
 //
 // Access, Limit and Quota read the store alone: they go on working while the
-// provider is down, and Decision.Stale says so.
+// provider is down, and Decision.Stale says so. A Feed answers them from
+// memory, for request paths, and goes on while the store is down too.
 //
 // Notices come at least once, in Config.Handle, with IDs derived from what
 // they are about; see Notice.
+//
+// # More
+//
+// Handler serves the requests of a page about one's own subscription. Policy
+// says what becomes of an account that doesn't pay. Timeline tells what
+// happened to an account, and why it may do what it may. ExportSubject and
+// EraseSubject are for the rights of a person: an erasure takes the person
+// away and keeps the amounts.
 //
 // # A store, a gateway of one's own
 //

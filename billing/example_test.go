@@ -151,3 +151,40 @@ func ExampleAccess() {
 	// pro because of grace: 100/minute
 	// free because of past_due: 10/minute
 }
+
+func ExampleFeed() {
+	ctx := context.Background()
+	catalog := exampleCatalog()
+	gateway := billingtest.NewGateway(catalog, nil)
+	svc, err := billing.New(catalog, billingmem.New(), gateway, billing.Config{})
+	if err != nil {
+		panic(err)
+	}
+	feed, err := svc.NewFeed(billing.FeedConfig{MaxAge: 10 * time.Second})
+	if err != nil {
+		panic(err)
+	}
+	// go feed.Run(ctx) hears of the writes of other processes.
+	show := func() {
+		n, per, err := feed.Limit(ctx, "alice", "requests")
+		if err != nil {
+			panic(err)
+		}
+		fmt.Println(n, "in", per)
+	}
+	show()
+	customer := gateway.AddCustomer("alice")
+	if _, err := gateway.AddSubscription(customer.ID, "pro_month_usd"); err != nil {
+		panic(err)
+	}
+	if err := gateway.Deliver(svc.Webhook()); err != nil {
+		panic(err)
+	}
+	if _, err := svc.ProcessPending(ctx); err != nil {
+		panic(err)
+	}
+	show()
+	// Output:
+	// 10 in 1m0s
+	// 100 in 1m0s
+}

@@ -150,22 +150,19 @@ func TestAnAccountInTroubleDoesNotHoldUpTheOthers(t *testing.T) {
 	require.Equal(t, billing.StatusCanceled, r.gateway.Subscriptions()[0].Status)
 }
 
-func TestACustomerThatTheGatewayForgotHasEnded(t *testing.T) {
+func TestAKeyOfAnotherAccountTakesNothingAway(t *testing.T) {
 	r := newRig(t)
 	r.subscribe("alice", "pro")
 	a, err := r.svc.Account(r.ctx, "alice")
 	require.NoError(t, err)
-	// As after a change of the test account: the provider knows nothing of it.
-	svc := r.service(r.store, billingtest.NewGateway(plans(t), r.clock.Now))
-	r.clock.Advance(48 * time.Hour)
+	svc := r.service(r.store, billingtest.NewGateway(plans(t), r.clock.Now)) // it knows nobody
+	r.clock.Advance(25 * time.Hour)
 	report, err := svc.Reconcile(r.ctx)
 	require.NoError(t, err)
-	require.Equal(t, 1, report.Swept)
-	require.Len(t, report.Drift, 1)
-	require.Equal(t, billing.ReasonAccountDeleted, r.access("alice").Reason)
-	after, err := r.svc.Account(r.ctx, "alice")
-	require.NoError(t, err)
-	require.Equal(t, a.Invoices, after.Invoices)
+	require.Equal(t, []billing.Drift{{Account: "alice", What: []string{
+		"customer " + a.CustomerID + ": unknown to the gateway: is the key that of another account or mode?",
+	}}}, report.Drift)
+	require.Equal(t, "pro", r.access("alice").Plan)
 }
 
 func TestRunPrunesWhatIsOldAndDone(t *testing.T) {
@@ -230,4 +227,30 @@ func TestCloneSharesNothing(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, string(before), string(after))
 	}
+}
+
+func TestACallThatIsUnderWayElsewhereIsWaitedFor(t *testing.T) {
+	r := newRig(t)
+	busy := &billing.GatewayError{Kind: billing.ErrUnknownOutcome, Status: 409, Code: "idempotency_key_in_use"}
+	r.gateway.Refuse(busy, busy)
+	id, err := r.svc.EnsureCustomer(r.ctx, "alice")
+	require.NoError(t, err)
+	require.Equal(t, r.gateway.Customers()[0].ID, id)
+	require.Equal(t, 3, r.gateway.Calls("CreateCustomer"))
+}
+
+func TestAPausedSubscriptionIsReplacedByAnOrder(t *testing.T) {
+	r := newRig(t, func(c *billing.Config) { c.CancelDuplicates = true })
+	s := r.subscribe("alice", "business")
+	r.clock.Advance(15 * 24 * time.Hour)
+	require.NoError(t, r.gateway.Change(s.ID, func(s *billing.Subscription) { s.Status = billing.StatusPaused })) // no card at the trial's end
+	r.settle()
+	require.Equal(t, billing.ReasonPaused, r.access("alice").Reason)
+	_, err := r.svc.ChangePlan(r.ctx, "alice", billing.Order{Plan: "pro"}, nil)
+	require.ErrorIs(t, err, billing.ErrInvalid)
+	r.subscribe("alice", "pro")
+	require.Equal(t, "pro", r.access("alice").Plan)
+	subs := r.gateway.Subscriptions()
+	require.Equal(t, billing.StatusCanceled, subs[0].Status)
+	require.Equal(t, billing.StatusActive, subs[1].Status)
 }

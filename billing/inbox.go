@@ -153,13 +153,9 @@ func (s *Service) processGroup(ctx context.Context, customerID string, group []I
 // handle brings the account of a customer to the gateway's state and marks the
 // events as done, in one step.
 func (s *Service) handle(ctx context.Context, customerID string, events []Event) error {
-	ids := make([]string, len(events))
-	for i, e := range events {
-		ids[i] = e.ID
-	}
 	if customerID == "" {
 		// It touches no customer: products, prices, payouts. It was kept.
-		return s.store.FinishEvents(ctx, ids)
+		return s.store.FinishEvents(ctx, eventIDs(events))
 	}
 	account, err := s.resolve(ctx, customerID, events)
 	if err != nil {
@@ -167,6 +163,22 @@ func (s *Service) handle(ctx context.Context, customerID string, events []Event)
 	}
 	_, err = s.converge(ctx, account, customerID, events, nil)
 	return err
+}
+
+func eventIDs(events []Event) []string {
+	ids := make([]string, len(events))
+	for i, e := range events {
+		ids[i] = e.ID
+	}
+	return ids
+}
+
+// deleted reports whether the gateway says that a customer was deleted.
+func (s *Service) deleted(ctx context.Context, customerID string) bool {
+	call, cancel := s.call(ctx)
+	defer cancel()
+	st, err := s.gateway.State(call, customerID)
+	return err == nil && st.Customer.Deleted
 }
 
 // errOrphan says that nobody knows whose customer an event is about.
@@ -225,6 +237,9 @@ func (s *Service) converge(ctx context.Context, account, customerID string, even
 			return Account{}, fmt.Errorf("billing: read account: %w", err)
 		}
 		if before.CustomerID != "" && before.CustomerID != customerID {
+			if s.deleted(ctx, customerID) {
+				return before, s.store.FinishEvents(ctx, eventIDs(events)) // the last words of a former customer
+			}
 			return Account{}, fmt.Errorf("%w: customer %s names account %q, whose customer is %s: move the subscription or correct the metadata, then replay",
 				ErrConflict, customerID, account, before.CustomerID)
 		}
@@ -243,9 +258,7 @@ func (s *Service) converge(ctx context.Context, account, customerID string, even
 		}
 		var done []string
 		if gone == nil {
-			for _, e := range events {
-				done = append(done, e.ID)
-			}
+			done = eventIDs(events)
 			if len(done) == 0 && after.SyncedAt.Sub(before.SyncedAt) < time.Minute && sameAccount(&before, &after) {
 				return before, nil // nothing to write that a reader could miss
 			}
@@ -275,13 +288,14 @@ func (s *Service) refresh(ctx context.Context, a *Account, events []Event) error
 	call, cancel := s.call(ctx)
 	defer cancel()
 	st, err := s.gateway.State(call, a.CustomerID)
-	switch {
-	case err == nil:
+	if err == nil {
 		a.applyState(st, at)
 		return nil
-	case errors.Is(err, ErrNotFound): // the gateway has forgotten the customer wholly
-		a.applyState(State{Customer: Customer{Deleted: true}, Subscriptions: ended(a.Subscriptions, at), Invoices: a.Invoices}, at)
-		return nil
+	}
+	if errors.Is(err, ErrNotFound) {
+		// A deleted customer is found, as deleted. One that was never there
+		// means another account's key: nobody loses access for that.
+		return err
 	}
 	for i := range events {
 		a.merge(&events[i])
@@ -320,17 +334,6 @@ func (s *Service) edit(ctx context.Context, account string, change func(a *Accou
 		}
 	}
 	return Account{}, fmt.Errorf("%w: account %q is written all the time", ErrConflict, account)
-}
-
-// ended are the subscriptions of a customer that is gone.
-func ended(subs []Subscription, now time.Time) []Subscription {
-	subs = slices.Clone(subs)
-	for i := range subs {
-		if !subs[i].Status.Terminal() {
-			subs[i].Status, subs[i].EndedAt = StatusCanceled, now
-		}
-	}
-	return subs
 }
 
 // write saves an account with the notices that follow from the change, and

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"time"
 )
@@ -77,8 +78,7 @@ func (s *Service) act(ctx context.Context, account, op string, decide plan) (out
 			return out, false, err
 		}
 		out, err = s.perform(ctx, account, it)
-		// The provider refuses a key whose first call is still under way.
-		if errors.Is(err, ErrConflict) && try < 40 {
+		if inFlight(err) && try < 40 {
 			if err := sleep(ctx, time.Duration(try+1)*10*time.Millisecond); err != nil {
 				return out, false, err
 			}
@@ -168,7 +168,7 @@ func (s *Service) perform(ctx context.Context, account string, it Intent) (outco
 	switch {
 	case err == nil:
 		return out, s.conclude(ctx, account, it, &out)
-	case errors.Is(err, ErrConflict):
+	case inFlight(err):
 		return out, err
 	case errors.Is(err, ErrUnavailable):
 		// Known to have had no effect. The intent stays for others who may
@@ -178,6 +178,13 @@ func (s *Service) perform(ctx context.Context, account string, it Intent) (outco
 		return out, unknown(it, err)
 	}
 	return out, errors.Join(err, s.drop(ctx, account, it.Key))
+}
+
+// inFlight reports whether the gateway refuses a key because the first call
+// with it is still under way: wait, and there will be an answer.
+func inFlight(err error) bool {
+	var gateway *GatewayError
+	return errors.Is(err, ErrConflict) || errors.As(err, &gateway) && gateway.Status == http.StatusConflict
 }
 
 // definite reports whether an error says that the write was refused.
@@ -283,8 +290,8 @@ func (s *Service) conclude(ctx context.Context, account string, it Intent, out *
 		a.removeIntent(it.Key)
 		switch it.Op {
 		case opCustomer:
-			if a.CustomerID == "" {
-				a.CustomerID = out.customer.ID
+			if a.CustomerID == "" || a.Deleted {
+				a.CustomerID, a.Deleted = out.customer.ID, false
 			}
 		case opCheckout:
 			var r checkoutIntent

@@ -47,6 +47,9 @@ type Notice struct {
 	Amount         Money     `json:"amount,omitzero"`     // paid, due or refunded
 	Attempt        int64     `json:"attempt,omitempty"`   // of a failed payment
 	At             time.Time `json:"at"`                  // when it was found out
+	// Since is when the subscription or the invoice was made. The first fetch
+	// of an existing customer tells of the past too.
+	Since time.Time `json:"since,omitzero"`
 }
 
 // noticesBetween returns what after says and before didn't.
@@ -64,6 +67,10 @@ func noticesBetween(c *Catalog, before, after *Account, now time.Time) []Notice 
 		n.Account, n.CustomerID, n.At = after.ID, after.CustomerID, now
 		if s := after.subscription(n.SubscriptionID); s != nil {
 			n.Plan, _ = c.PlanOf(*s)
+			n.Since = s.Created
+		}
+		if inv := after.invoice(n.InvoiceID); inv != nil {
+			n.Since = inv.Created
 		}
 		fresh = append(fresh, n)
 	}

@@ -117,6 +117,11 @@ func (s *Service) sweep(ctx context.Context, r *Report) error {
 			switch {
 			case errors.Is(err, ErrConflict):
 				continue // somebody is at work on it
+			case errors.Is(err, ErrNotFound):
+				r.Drift = append(r.Drift, Drift{Account: account, What: []string{
+					"customer " + old.CustomerID + ": unknown to the gateway: is the key that of another account or mode?",
+				}})
+				continue
 			case err != nil:
 				return err
 			}

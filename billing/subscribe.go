@@ -24,7 +24,8 @@ type Order struct {
 }
 
 // EnsureCustomer returns the gateway's customer of an account, and makes it if
-// there is none: exactly one, from however many calls and processes at once.
+// there is none, or none any more: exactly one, from however many calls and
+// processes at once.
 func (s *Service) EnsureCustomer(ctx context.Context, account string) (customerID string, err error) {
 	a, err := s.Account(ctx, account)
 	if err != nil {
@@ -32,9 +33,6 @@ func (s *Service) EnsureCustomer(ctx context.Context, account string) (customerI
 	}
 	if a.CustomerID != "" && !a.Deleted {
 		return a.CustomerID, nil
-	}
-	if a.Deleted {
-		return "", fmt.Errorf("%w: customer %s of account %q was deleted at the gateway", ErrNotFound, a.CustomerID, account)
 	}
 	var who Person
 	if s.cfg.Customer != nil {
@@ -44,7 +42,7 @@ func (s *Service) EnsureCustomer(ctx context.Context, account string) (customerI
 	}
 	out, done, err := s.act(ctx, account, opCustomer, func(a *Account) (any, bool, error) {
 		customerID = a.CustomerID
-		return CustomerRequest{Account: account, Email: who.Email, Name: who.Name, Metadata: who.Metadata}, customerID != "", nil
+		return CustomerRequest{Account: account, Email: who.Email, Name: who.Name, Metadata: who.Metadata}, customerID != "" && !a.Deleted, nil
 	})
 	if err != nil {
 		return "", err
@@ -178,7 +176,7 @@ func (s *Service) ready(ctx context.Context, account string) (Account, error) {
 // which is to be paid instead.
 func (a *Account) sellable() error {
 	for _, sub := range a.Live() {
-		if sub.Status != StatusIncomplete {
+		if !sub.Status.waits() {
 			return &SubscribedError{SubscriptionID: sub.ID, Status: sub.Status}
 		}
 	}
@@ -252,7 +250,7 @@ func (s *Service) Subscribe(ctx context.Context, account string, o Order) (Subsc
 			again = *a.Unpaid
 			return nil, true, nil
 		}
-		if !underWay(a) && (a.Checkout != nil || a.incomplete()) {
+		if !underWay(a) && (a.Checkout != nil || a.waiting()) {
 			return nil, false, errBusy
 		}
 		return request(a), false, nil
@@ -268,7 +266,7 @@ func (s *Service) Subscribe(ctx context.Context, account string, o Order) (Subsc
 var errBusy = fmt.Errorf("%w: another order of this account came at the same time", ErrConflict)
 
 // clear takes what is unpaid out of the way: an open checkout, unless it is
-// the one to keep, and incomplete subscriptions.
+// the one to keep, and subscriptions that wait for a payment method.
 func (s *Service) clear(ctx context.Context, a *Account, keep string) error {
 	if c := a.Checkout; c != nil && c.ID != keep {
 		if err := s.expire(ctx, a.ID, c.ID); err != nil {
@@ -276,7 +274,7 @@ func (s *Service) clear(ctx context.Context, a *Account, keep string) error {
 		}
 	}
 	for _, sub := range a.Live() {
-		if sub.Status == StatusIncomplete {
+		if sub.Status.waits() {
 			if err := s.end(ctx, a.ID, sub.ID, CancelRequest{Reason: "replaced"}); err != nil && !errors.Is(err, ErrNoSubscription) {
 				return err
 			}

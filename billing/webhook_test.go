@@ -242,14 +242,26 @@ func TestReconcileFindsWhatNeverCame(t *testing.T) {
 	require.Contains(t, r.kinds(), billing.KindInvoicePaid)
 }
 
-func TestADeletedCustomerEndsEverything(t *testing.T) {
+func TestADeletedCustomerEndsEverythingAndCanComeBack(t *testing.T) {
 	r := newRig(t)
 	r.subscribe("alice", "pro")
-	require.NoError(t, r.gateway.DeleteCustomer(r.gateway.Customers()[0].ID))
+	former := r.gateway.Customers()[0].ID
+	require.NoError(t, r.gateway.DeleteCustomer(former))
 	r.settle()
 	require.False(t, r.access("alice").Paid)
-	_, err := r.svc.EnsureCustomer(r.ctx, "alice")
-	require.ErrorIs(t, err, billing.ErrNotFound)
+	require.Equal(t, billing.ReasonAccountDeleted, r.access("alice").Reason)
+
+	r.clock.Advance(time.Hour)
+	s := r.subscribe("alice", "pro")
+	require.NotEqual(t, former, s.CustomerID)
+	require.Equal(t, "pro", r.access("alice").Plan)
+	// A last word of the former customer changes nothing and isn't an error.
+	e := r.gateway.Emit("customer.updated", former, former)
+	require.Equal(t, 200, billingtest.Send(r.svc.Webhook(), e))
+	p, err := r.svc.ProcessPending(r.ctx)
+	require.NoError(t, err)
+	require.Zero(t, p.Retried)
+	require.Equal(t, "pro", r.access("alice").Plan)
 }
 
 func TestLogsHoldNoPayload(t *testing.T) {
