@@ -301,6 +301,14 @@ func (s *Simulator) completeSession(x *session, in payer, authenticated bool) (n
 		}
 	}
 	cust, ok := get[*customer](s, kindCustomer, x.customer)
+	if ok && cust.deleted {
+		return nil, false, missing("customer", cust.id, "customer")
+	}
+	for _, r := range x.discounts {
+		if _, _, err := s.redeemable(r.coupon, r.promotion, cust); err != nil {
+			return nil, false, err
+		}
+	}
 	if !ok {
 		cust = &customer{email: in.email, name: in.name}
 		s.addCustomer(cust, "")

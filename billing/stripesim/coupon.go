@@ -3,9 +3,6 @@ package stripesim
 import (
 	"math/big"
 	"strings"
-
-	"github.com/kolekt/commerce/internal/period"
-	"time"
 )
 
 const (
@@ -254,68 +251,4 @@ func (s *Simulator) listPromotions(c *call) (any, error) {
 			(!f.has("coupon") || p.coupon == f.str("coupon")) && (!f.has("customer") || p.customer == f.str("customer"))
 	})
 	return &page{url: "/v1/promotion_codes", items: within(f, entities(items)), window: f}, nil
-}
-
-// redeemable checks a coupon or promotion code (by its ID) for a customer,
-// without any effect.
-func (s *Simulator) redeemable(couponID, promotionID string, cust *customer) (*coupon, *promotion, error) {
-	var promo *promotion
-	if promotionID != "" {
-		var err error
-		if promo, err = find[*promotion](s, kindPromotion, promotionID, "promotion_code"); err != nil {
-			return nil, nil, err
-		}
-		if !promo.usable(s) {
-			return nil, nil, badRequest("", "promotion_code", "This promotion code is not active or has been used up: %s", promo.id)
-		}
-		if promo.customer != "" && (cust == nil || promo.customer != cust.id) {
-			return nil, nil, badRequest("", "promotion_code", "This promotion code cannot be redeemed by this customer.")
-		}
-		if promo.firstTime && cust != nil && s.hasPaid(cust.id) {
-			return nil, nil, badRequest("promotion_code_customer_not_first_time", "promotion_code", "This promotion code cannot be redeemed because the associated customer has prior transactions.")
-		}
-		couponID = promo.coupon
-	}
-	cp, err := s.liveCoupon(couponID, "coupon")
-	if err != nil {
-		return nil, nil, err
-	}
-	if !cp.valid(s.at("")) {
-		return nil, nil, badRequest("coupon_expired", "coupon", "Coupon expired: %s", cp.id)
-	}
-	return cp, promo, nil
-}
-
-func (s *Simulator) hasPaid(customerID string) bool {
-	return len(all(s, kindCharge, func(c *charge) bool { return c.customer == customerID && c.status == "succeeded" })) > 0
-}
-
-// redeem puts a coupon to work for a customer, or one of its subscriptions or
-// invoices.
-func (s *Simulator) redeem(couponID, promotionID string, cust *customer, of entity) (*discount, error) {
-	cp, promo, err := s.redeemable(couponID, promotionID, cust)
-	if err != nil {
-		return nil, err
-	}
-	cp.redeemed++
-	d := &discount{coupon: cp, customer: cust.id}
-	if promo != nil {
-		promo.redeemed++
-		d.promotionCode = promo.id
-	}
-	s.add(kindDiscount, s.newID("di_"), cust.clock, d)
-	d.start = d.created
-	switch of := of.(type) {
-	case *subscription:
-		d.subscription = of.id
-	case *invoice:
-		d.invoiceID, d.subscription = of.id, ""
-	}
-	if cp.duration == "repeating" {
-		d.end = period.AddMonths(time.Unix(d.start, 0).UTC(), int(cp.months)).Unix()
-	}
-	if d.invoiceID == "" {
-		s.emit("customer.discount.created", d)
-	}
-	return d, nil
 }

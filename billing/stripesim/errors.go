@@ -110,3 +110,12 @@ func invalid(format string, args ...any) error {
 func errNotFound(what, id string) error {
 	return fmt.Errorf("%w: no %s %q", ErrNotFound, what, clip(id))
 }
+
+// said is an error's text for people.
+func said(err error) string {
+	var api *apiError
+	if errors.As(err, &api) {
+		return api.message
+	}
+	return err.Error()
+}

@@ -235,14 +235,16 @@ func (s *Simulator) runOnce(r *http.Request, rt *route, c *call, expand tree, ke
 	s.busy[key] = true
 	s.mu.Unlock()
 
-	got := s.run(r, rt, c, expand)
-
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.busy, key)
-	if got.save {
-		s.saved[key] = &savedAnswer{method: r.Method, path: path, params: params, answer: got, at: s.at("")}
-	}
+	var got answer
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.busy, key)
+		if got.save {
+			s.saved[key] = &savedAnswer{method: r.Method, path: path, params: params, answer: got, at: s.at("")}
+		}
+	}()
+	got = s.run(r, rt, c, expand)
 	return got
 }
 
@@ -253,29 +255,12 @@ func idempotencyMismatch(format string, args ...any) *apiError {
 // run runs an endpoint under the lock, with everything that is due done
 // before.
 func (s *Simulator) run(r *http.Request, rt *route, c *call, expand tree) answer {
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		return failed(&apiError{status: http.StatusServiceUnavailable, kind: "api_error", message: "stripesim is closed"}, c.cause.requestID)
-	}
-	s.noteOrigin(r)
-	s.catchUp()
-	s.cause = c.cause
-	result, err := rt.do(s, c)
-	var out any
-	if err == nil {
-		out, err = s.present(result, c.version, expand, "")
-	}
-	var api *apiError
-	if errors.As(err, &api) && api.with != nil {
-		api.with = s.shown(api.with, c.version)
-	}
-	s.cause = cause{}
-	s.mu.Unlock()
+	out, err := s.locked(r, rt, c, expand)
 	s.pump()
 	if err != nil {
 		got := failed(err, c.cause.requestID)
-		got.save = api != nil && api.saved
+		var api *apiError
+		got.save = errors.As(err, &api) && api.saved
 		return got
 	}
 	body, err := encode(out)
@@ -283,6 +268,29 @@ func (s *Simulator) run(r *http.Request, rt *route, c *call, expand tree) answer
 		return failed(err, c.cause.requestID)
 	}
 	return answer{status: http.StatusOK, body: body, requestID: c.cause.requestID, save: true}
+}
+
+// locked is the part of run that holds the lock: and gives it back whatever
+// happens.
+func (s *Simulator) locked(r *http.Request, rt *route, c *call, expand tree) (any, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, &apiError{status: http.StatusServiceUnavailable, kind: "api_error", message: "stripesim is closed"}
+	}
+	s.noteOrigin(r)
+	s.catchUp()
+	s.cause = c.cause
+	defer func() { s.cause = cause{} }()
+	result, err := rt.do(s, c)
+	if err == nil {
+		return s.present(result, c.version, expand, "")
+	}
+	var api *apiError
+	if errors.As(err, &api) && api.with != nil {
+		api.with = s.shown(api.with, c.version)
+	}
+	return nil, err
 }
 
 // noteOrigin remembers where requests come in, for links without BaseURL.

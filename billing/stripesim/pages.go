@@ -116,18 +116,26 @@ func (s *Simulator) servePage(w http.ResponseWriter, r *http.Request, path strin
 		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
 		return
 	}
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
+	if !s.visited(v, do) {
 		http.Error(w, "the simulator is closed", http.StatusServiceUnavailable)
 		return
 	}
-	s.noteOrigin(r)
-	s.catchUp()
-	do(v)
-	s.mu.Unlock()
 	s.pump()
 	v.finish(s)
+}
+
+// visited is the part of a visit that holds the lock; it reports whether the
+// simulator is open.
+func (s *Simulator) visited(v *visit, do func(*visit)) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.noteOrigin(v.r)
+	s.catchUp()
+	do(v)
+	return true
 }
 
 // visit is one request of a page. A page decides under the lock and writes
@@ -277,268 +285,4 @@ func shownCards() []viewCard {
 		out[i] = viewCard{Number: d.number, Spaced: spaced(d.number), Does: d.does}
 	}
 	return out
-}
-
-// checkoutPage is the hosted page of a checkout session.
-func (s *Simulator) checkoutPage(v *visit) {
-	x, ok := get[*session](s, kindSession, v.id)
-	if !ok {
-		v.gone("No such checkout", "This link is wrong, or the simulator has been started anew since it was made.")
-		return
-	}
-	switch x.status {
-	case "expired":
-		v.message("This checkout has expired", "Nothing was charged. Go back and start again.", x.cancelURL)
-		return
-	case "complete":
-		v.message("This checkout is done", "The payment went through; nothing was charged twice.", x.landing())
-		return
-	}
-	f := s.formOf(v)
-	notice, problem := "", ""
-	switch {
-	case v.posted("promo"):
-		notice, problem = s.applyCode(x, f.Promo)
-	case v.posted("pay"):
-		var done bool
-		if done, problem = s.pay(x, f, v); done {
-			return
-		}
-	}
-	data := s.checkoutView(x, f)
-	data.Notice, data.Error = notice, problem
-	if problem != "" {
-		v.status = http.StatusUnprocessableEntity
-	}
-	v.show("checkout", data)
-}
-
-// landing is where a completed session leads.
-func (x *session) landing() string {
-	return strings.ReplaceAll(x.successURL, "{CHECKOUT_SESSION_ID}", x.id)
-}
-
-func (s *Simulator) applyCode(x *session, code string) (notice, problem string) {
-	if !x.allowCodes {
-		return "", "This checkout takes no promotion codes."
-	}
-	promo := s.promotionByCode(strings.TrimSpace(code))
-	cust, _ := get[*customer](s, kindCustomer, x.customer)
-	if promo != nil {
-		if _, _, err := s.redeemable("", promo.id, cust); err == nil {
-			x.discounts = []redemption{{promotion: promo.id}}
-			s.priceSession(x)
-			return "The code " + promo.code + " is applied.", ""
-		}
-	}
-	return "", "This code is invalid."
-}
-
-// pay tries a checkout's payment and reports whether the visit is settled;
-// else the text says why not.
-func (s *Simulator) pay(x *session, f cardForm, v *visit) (bool, string) {
-	in, problem := s.readCard(f, s.at(x.clock))
-	if problem != "" {
-		return false, problem
-	}
-	if in.email == "" || !strings.Contains(in.email, "@") {
-		return false, "The e-mail address is incomplete."
-	}
-	no, challenge, err := s.completeSession(x, in, false)
-	switch {
-	case err != nil:
-		return false, strings.TrimPrefix(err.Error(), "stripesim: ")
-	case no != nil:
-		return false, no.message
-	case challenge:
-		x.payer = &in
-		v.redirect = v.up + "3ds/" + x.id
-	default:
-		v.redirect = x.landing()
-	}
-	return true, ""
-}
-
-func (s *Simulator) checkoutView(x *session, f cardForm) view {
-	data := view{
-		Title: "Checkout", Heading: "Subscribe", Cancel: x.cancelURL, Button: "Subscribe", Form: f, Cards: shownCards(), Codes: x.allowCodes,
-		origins: originOf(x.successURL),
-	}
-	if cust, ok := get[*customer](s, kindCustomer, x.customer); ok && cust.email != "" {
-		data.Form.Email, data.Known = cust.email, true
-	} else if x.email != "" {
-		data.Form.Email, data.Known = x.email, true
-	}
-	if x.mode == "setup" {
-		data.Heading, data.Lead, data.Button = "Save a payment method", "Nothing is charged today.", "Save the card"
-		return data
-	}
-	inv := s.sessionInvoice(x, true)
-	full := s.sessionInvoice(x, false)
-	first := x.items[0].price
-	data.Heading = "Subscribe to " + s.productName(first)
-	renewal := full.subtotal
-	for _, r := range x.discounts {
-		if r.trial(s).coupon.duration == "forever" {
-			renewal = full.total
-		}
-	}
-	data.Price, data.Every = moneyText(renewal, x.currency), "per "+everyText(first)
-	data.Total, data.Subtotal = moneyText(inv.total, x.currency), moneyText(inv.subtotal, x.currency)
-	for i, spec := range x.items {
-		name := s.productName(spec.price)
-		if spec.quantity != 1 && !spec.price.metered {
-			name = strconv.FormatInt(spec.quantity, 10) + " × " + name
-		}
-		note := priceText(spec.price)
-		if spec.price.metered {
-			note += ", billed by use"
-		}
-		data.Lines = append(data.Lines, viewLine{Name: name, Note: note, Amount: moneyText(inv.lines[i].amount, x.currency)})
-	}
-	if off := inv.subtotal - inv.total; off > 0 {
-		data.Discount = moneyText(off, x.currency)
-		data.DiscountName = discountText(x.discounts[0].trial(s).coupon)
-	}
-	end := int64(0)
-	if x.trialDays > 0 {
-		end = s.at(x.clock) + x.trialDays*86400
-	} else if x.trialEnd != "" {
-		end = atoi(x.trialEnd)
-	}
-	if end > 0 {
-		data.Lead = "Free until " + dateText(end) + ", then " + moneyText(renewal, x.currency) + " per " + everyText(first) + "."
-		data.Button = "Start the trial"
-	}
-	data.Terms = "Renews each " + everyText(first) + " until it is canceled."
-	return data
-}
-
-func discountText(c *coupon) string {
-	name := c.name
-	if name == "" {
-		name = c.id
-	}
-	if c.percentOff != nil {
-		name += ", " + decimalText(c.percentOff) + "% off"
-	}
-	switch c.duration {
-	case "forever":
-		return name + ", on each invoice"
-	case "repeating":
-		return name + ", for " + strconv.FormatInt(c.months, 10) + " months"
-	}
-	return name + ", on the first invoice"
-}
-
-// challengePage stands in for the bank's 3-D Secure check: of a checkout
-// session, a payment intent or a setup intent.
-func (s *Simulator) challengePage(v *visit) {
-	if x, ok := get[*session](s, kindSession, v.id); ok {
-		s.challengeSession(x, v)
-		return
-	}
-	if p, ok := get[*intent](s, kindIntent, v.id); ok {
-		s.challengeIntent(p, v)
-		return
-	}
-	if p, ok := get[*setupIntent](s, kindSetup, v.id); ok {
-		s.challengeSetup(p, v)
-		return
-	}
-	v.gone("Nothing to confirm", "This link is wrong, or the simulator has been started anew since it was made.")
-}
-
-func (s *Simulator) challengeSession(x *session, v *visit) {
-	if x.status != "open" || x.payer == nil {
-		v.message("Nothing to confirm", "This checkout isn’t waiting for a confirmation.", x.landing())
-		return
-	}
-	switch {
-	case v.posted("authorize"):
-		no, _, err := s.completeSession(x, *x.payer, true)
-		switch {
-		case err != nil:
-			v.message("The payment failed", strings.TrimPrefix(err.Error(), "stripesim: "), s.link("/c/pay/"+x.id))
-		case no != nil:
-			v.message("The payment failed", no.message, v.up+"c/pay/"+x.id)
-		default:
-			v.redirect = x.landing()
-		}
-		return
-	case v.posted("fail"):
-		x.payer = nil
-		v.message("The check failed", "The bank could not confirm who you are. Nothing was charged; try another card.", v.up+"c/pay/"+x.id)
-		return
-	}
-	v.show("challenge", view{
-		Title: "Confirm", Last4: x.payer.card.number[len(x.payer.card.number)-4:], origins: originOf(x.successURL),
-		Lines: []viewLine{{Name: "Total due today", Amount: moneyText(x.total, x.currency)}},
-	})
-}
-
-func (s *Simulator) challengeIntent(p *intent, v *visit) {
-	if p.status != "requires_action" {
-		v.message("Nothing to confirm", "This payment isn’t waiting for a confirmation.", p.returnURL)
-		return
-	}
-	pm := must[*paymentMethod](s, kindPaymentMethod, p.paymentMethod)
-	switch {
-	case v.posted("authorize"):
-		no := s.confirm(p, pm, false, true)
-		if no != nil && p.invoice != "" {
-			s.invoiceFailed(must[*invoice](s, kindInvoice, p.invoice))
-		}
-		if cust, ok := get[*customer](s, kindCustomer, p.customer); ok && no == nil {
-			s.keepCard(p, pm, cust)
-		}
-	case v.posted("fail"):
-		no := authenticationFailed("payment_intent_authentication_failure")
-		p.status, p.failure, p.failedPM, p.paymentMethod = "requires_payment_method", no, pm.id, ""
-		s.emit("payment_intent.payment_failed", p)
-		if p.invoice != "" {
-			s.invoiceFailed(must[*invoice](s, kindInvoice, p.invoice))
-		}
-	default:
-		v.show("challenge", view{
-			Title: "Confirm", Last4: pm.last4(), origins: originOf(p.returnURL), Lines: []viewLine{{Name: "Amount", Amount: moneyText(p.amount, p.currency)}},
-		})
-		return
-	}
-	s.leave(v, p.returnURL, p.status == "succeeded")
-}
-
-func (s *Simulator) challengeSetup(p *setupIntent, v *visit) {
-	if p.status != "requires_action" {
-		v.message("Nothing to confirm", "This card isn’t waiting for a confirmation.", p.returnURL)
-		return
-	}
-	pm := must[*paymentMethod](s, kindPaymentMethod, p.paymentMethod)
-	switch {
-	case v.posted("authorize"):
-		s.confirmSetup(p, pm, true)
-	case v.posted("fail"):
-		p.status, p.failure, p.failedPM, p.paymentMethod = "requires_payment_method", authenticationFailed("setup_intent_authentication_failure"), pm.id, ""
-		s.emit("setup_intent.setup_failed", p)
-	default:
-		v.show("challenge", view{Title: "Confirm", Last4: pm.last4(), origins: originOf(p.returnURL)})
-		return
-	}
-	s.leave(v, p.returnURL, p.status == "succeeded")
-}
-
-func authenticationFailed(code string) *decline {
-	return because(code, "", "The provided PaymentMethod has failed authentication. You can provide payment_method_data or a new PaymentMethod to attempt to fulfill this PaymentIntent again.")
-}
-
-func (s *Simulator) leave(v *visit, to string, done bool) {
-	if to != "" {
-		v.redirect = to
-		return
-	}
-	if done {
-		v.message("Confirmed", "You can close this page.", "")
-		return
-	}
-	v.message("Not confirmed", "The bank could not confirm who you are.", "")
 }

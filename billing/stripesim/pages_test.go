@@ -140,6 +140,28 @@ func TestCheckoutOffers(t *testing.T) {
 	require.Contains(t, body, "2 × Pro")
 }
 
+// TestWhatChangedWhileACheckoutWaited: a coupon that is used up meanwhile, or
+// a customer who is gone, stops the payment and leaves nothing behind.
+func TestWhatChangedWhileACheckoutWaited(t *testing.T) {
+	r := newRig(t)
+	r.post("/v1/coupons", "id=ONE", "percent_off=50", "duration=once", "max_redemptions=1")
+	s := r.checkout("discounts[0][coupon]=ONE")
+	r.subscribe(r.customer("visa"), "price_pro", "coupon=ONE")
+	got := r.pay(s, "4242424242424242")
+	require.Equal(t, http.StatusUnprocessableEntity, got.Code)
+	require.Contains(t, got.Body.String(), "Coupon expired")
+	require.Len(t, r.get("/v1/customers")["data"], 1)
+	require.EqualValues(t, 499, r.sim.Collected("")["usd"])
+
+	cus := r.customer("visa")
+	waiting := r.checkout("customer=" + cus)
+	r.ok(http.MethodDelete, "/v1/customers/"+cus)
+	require.Contains(t, r.pay(waiting, "4242424242424242").Body.String(), "No such customer")
+	r.post("/v1/coupons", "id=TWO", "percent_off=50", "duration=once", "max_redemptions=1")
+	e := r.fails(400, "POST", "/v1/subscriptions", "customer="+r.customer("visa"), "items[0][price]=price_pro", "discounts[0][coupon]=TWO", "discounts[1][coupon]=TWO")
+	require.Equal(t, "discounts", text(e, "param"))
+}
+
 func TestCheckoutExpires(t *testing.T) {
 	r := newRig(t)
 	s, short := r.checkout(), r.checkout("expires_at="+itoa(int(start.Add(time.Hour).Unix())))

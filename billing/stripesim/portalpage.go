@@ -123,7 +123,7 @@ func (s *Simulator) changePlan(sub *subscription, to *price, really bool, data *
 	}
 	ch, err := s.work(sub, f, "")
 	if err != nil {
-		data.Error = strings.TrimPrefix(err.Error(), "stripesim: invalid_request_error: ")
+		data.Error = said(err)
 		return
 	}
 	if really {

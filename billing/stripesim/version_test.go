@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,6 +27,7 @@ func TestEachVersionTellsTheSameStory(t *testing.T) {
 		SecretKey: stripesim.DefaultSecretKey, WebhookSecrets: []string{secret}, Now: func() time.Time { return sim.Now() },
 	})
 	require.NoError(t, err)
+	var mu sync.Mutex // each endpoint is called by a goroutine of its own
 	got := map[string][]billing.Event{}
 	var endpoints []stripesim.Endpoint
 	for _, version := range stripesim.Versions() {
@@ -36,6 +38,8 @@ func TestEachVersionTellsTheSameStory(t *testing.T) {
 				if err == nil {
 					var ev billing.Event
 					if ev, err = gateway.Verify(r.Header, body); err == nil {
+						mu.Lock()
+						defer mu.Unlock()
 						got[version] = append(got[version], ev)
 						return
 					}
