@@ -160,7 +160,7 @@ func (p *Plan) share(n int64) (local *Plan, closed uint8, err error) {
 			}
 		}
 	}
-	local, err = NewPlan(p.name, windows...)
+	local, err = newPlan(p.name, windows, false)
 	return local, closed, err
 }
 

@@ -3,6 +3,7 @@ package ratelimit_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -180,6 +181,28 @@ func TestGuardFailsEachWindowItsOwnWay(t *testing.T) {
 	require.Equal(t, "month", d.Violated)
 	require.Equal(t, time.Second, d.RetryAfter)
 	require.Equal(t, ratelimit.FromFailure, d.Source)
+}
+
+// Every plan has a share, also one whose share no application could ask for.
+func TestGuardDividesEveryPlan(t *testing.T) {
+	ctx := context.Background()
+	for _, instances := range []int{1, 2, 3, 7, 1000} {
+		f := &flaky{Store: ratelimitmem.New(ratelimitmem.Config{})}
+		f.refuse.Store(true)
+		g, err := ratelimit.NewGuard(f, ratelimitmem.New(ratelimitmem.Config{}), ratelimit.GuardConfig{Instances: instances})
+		require.NoError(t, err)
+		l, err := ratelimit.New(g, ratelimit.Config{})
+		require.NoError(t, err)
+		for i, w := range []ratelimit.Window{
+			ratelimit.PerSecond(1_000_000), ratelimit.PerSecond(3), ratelimit.PerMinute(1).WithBurst(1 << 22), ratelimit.PerHour(0),
+			ratelimit.PerDay(5), ratelimit.Strict("strict", 5, time.Minute),
+		} {
+			d, err := l.Allow(ctx, fmt.Sprint("k", i), newPlan(t, "p", w), 1)
+			require.NoError(t, err, "%d instances, %+v", instances, w)
+			require.Equal(t, w.Limit > 0, d.Allowed, "%d instances, %+v", instances, w)
+			require.Equal(t, ratelimit.FromLocal, d.Source)
+		}
+	}
 }
 
 func TestGuardRefundsWhereItCharged(t *testing.T) {

@@ -3,6 +3,7 @@ package ratelimit
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -17,10 +18,15 @@ func (l *Limiter) ExportSubject(ctx context.Context, account string, emit func(r
 		return err
 	}
 	for _, h := range held {
+		unit := "units"
+		if strings.HasPrefix(h.State, bucketState) {
+			unit = "microseconds until nothing is used"
+		}
 		err := emit("ratelimit_state", map[string]any{
 			"limiter": l.name,
 			"window":  h.State,
 			"used":    h.Used,
+			"unit":    unit,
 			"until":   h.Until.UTC().Format(time.RFC3339),
 		})
 		if err != nil {

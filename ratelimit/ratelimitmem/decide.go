@@ -16,6 +16,7 @@ type decider struct {
 	words   int // that an entry must have
 	shadow  uint8
 	periods bool
+	pair    bool // a bucket and a period that refuse, in the first two words
 	bucket  bool // the only window, in the first word, is a bucket that refuses
 	rules   [ratelimit.MaxWindows]rule
 }
@@ -53,11 +54,42 @@ func (d *decider) Decide(_ context.Context, req ratelimit.Request) (out ratelimi
 			sh.next(t)
 			continue
 		}
+		if d.pair && req.Op == ratelimit.Take {
+			if next, ok := d.take(&words[1], first, &req, now, &used); ok {
+				unlock(words, next)
+				return out, used, nil
+			}
+		}
 		e := entry{words: words, first: first}
 		d.apply(&e, &req, now, &out, &used)
 		unlock(words, e.first)
 		return out, used, nil
 	}
+}
+
+// take is apply for the commonest plan, a bucket and a period in an entry's
+// first two words, when both have room. It returns the first word to unlock
+// with, or false, having done nothing.
+func (d *decider) take(second *uint64, first uint64, req *ratelimit.Request, now int64, levels *ratelimit.Used) (uint64, bool) {
+	bucket, period := &d.rules[0], &d.rules[1]
+	count, end := unpackPeriod(*second)
+	to := req.Spans[1].To
+	debt := max(int64(first>>1)-now, 0)
+	if end > to || debt > 2*bucket.burst || req.Cost > bucket.limit {
+		return first, false
+	}
+	if end <= now {
+		count = 0
+	}
+	debt += req.Cost * bucket.interval
+	count += req.Cost
+	if debt > bucket.burst || count > period.limit {
+		return first, false
+	}
+	*second = packPeriod(count, to)
+	levels.Set(0, debt)
+	levels.Set(1, count)
+	return uint64(now+debt) << 1, true
 }
 
 // miss makes room for an entry that was not found or is too narrow, and

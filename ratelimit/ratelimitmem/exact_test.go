@@ -58,7 +58,7 @@ func TestEveryKeyGetsExactlyItsLimitWhileTablesGrow(t *testing.T) {
 			l := limiter(t, store)
 			p := plan(t, windows...)
 			wide := plan(t, ratelimit.PerHour(1_000_000))
-			keys := prove(200_000, 5_000)
+			keys := prove(200_000, 3_000)
 			admitted := make([]atomic.Int32, keys)
 			var failed atomic.Int64
 			var wg sync.WaitGroup
@@ -101,7 +101,7 @@ func TestOneKeyUnderFire(t *testing.T) {
 		var wg sync.WaitGroup
 		for g := range 8 {
 			wg.Go(func() {
-				for i := range prove(200_000, 3000) {
+				for i := range prove(200_000, 2000) {
 					d, err := l.Allow(context.Background(), "one", p, 1)
 					if err != nil {
 						t.Error(err)

@@ -127,6 +127,8 @@ func (s *Store) Prepare(scopeName string, plan *ratelimit.Plan) (ratelimit.Decid
 		d.words = max(d.words, states[at].offset+words(r.Algorithm))
 	}
 	d.n = len(plan.Rules())
+	d.pair = d.n == 2 && d.rules[0].kind == ratelimit.Bucket && d.rules[0].offset == 0 &&
+		d.rules[1].kind == ratelimit.Period && d.rules[1].offset == 1 && d.shadow == 0
 	d.bucket = d.n == 1 && d.rules[0].kind == ratelimit.Bucket && d.rules[0].offset == 0 && d.shadow == 0
 	return d, nil
 }

@@ -23,105 +23,107 @@ local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local a = cjson.decode(ARGV[1])
 
+-- general decides about one key, whatever its plan and the operation, and
+-- appends to the reply.
 local function general(reply, key, p, op, cost, m, v)
-local BUCKET, PERIOD, ROLLING, SLOTS = 1, 2, 3, 8
-local WORDS = {1, 2, SLOTS + 3} -- instant | count, end | slot, interval, counts
+  local BUCKET, PERIOD, ROLLING, SLOTS = 1, 2, 3, 8
+  local WORDS = {1, 2, SLOTS + 3} -- instant | count, end | slot, interval, counts
 
-local function decode(v)
-  if struct then
-    local t = {struct.unpack('<' .. string.rep('d', #v / 8), v)}
-    t[#t] = nil -- where reading ended
+  local function decode(v)
+    if struct then
+      local t = {struct.unpack('<' .. string.rep('d', #v / 8), v)}
+      t[#t] = nil -- where reading ended
+      return t
+    end
+    local t, n = {}, 0
+    for digits in string.gmatch(v, '%S+') do
+      n = n + 1
+      t[n] = tonumber(digits)
+    end
     return t
   end
-  local t, n = {}, 0
-  for digits in string.gmatch(v, '%S+') do
-    n = n + 1
-    t[n] = tonumber(digits)
-  end
-  return t
-end
 
-local function encode(t)
-  if struct then
-    return struct.pack('<' .. string.rep('d', #t), unpack(t))
+  local function encode(t)
+    if struct then
+      return struct.pack('<' .. string.rep('d', #t), unpack(t))
+    end
+    local digits = {}
+    for i = 1, #t do
+      digits[i] = string.format('%.0f', t[i])
+    end
+    return table.concat(digits, ' ')
   end
-  local digits = {}
-  for i = 1, #t do
-    digits[i] = string.format('%.0f', t[i])
-  end
-  return table.concat(digits, ' ')
-end
 
-local n = a[p]
-local plan = {stale = false, id = {}, limit = {}, interval = {}, shadow = {}, to = {}}
-for i = 1, n do
-  local w = p + 6 * i - 4
-  plan.id[i], plan.limit[i], plan.interval[i], plan.shadow[i], plan.to[i] = a[w], a[w + 1], a[w + 2], a[w + 3], a[w + 5]
-  if a[w] % 4 == PERIOD then
-    plan.stale = plan.stale or now < a[w + 4] or now >= a[w + 5]
-  end
-end
-
--- until_ returns until when the state of an algorithm at t[o] matters.
-local function until_(alg, t, o)
-  if alg == BUCKET then
-    return t[o]
-  elseif alg == PERIOD then
-    return t[o + 1]
-  end
-  for i = o + 2, o + 2 + SLOTS do
-    if t[i] > 0 then
-      return (t[o] + SLOTS + 1) * t[o + 1]
+  local n = a[p]
+  local plan = {stale = false, id = {}, limit = {}, interval = {}, shadow = {}, to = {}}
+  for i = 1, n do
+    local w = p + 6 * i - 4
+    plan.id[i], plan.limit[i], plan.interval[i], plan.shadow[i], plan.to[i] = a[w], a[w + 1], a[w + 2], a[w + 3], a[w + 5]
+    if a[w] % 4 == PERIOD then
+      plan.stale = plan.stale or now < a[w + 4] or now >= a[w + 5]
     end
   end
-  return 0
-end
 
-local function sum(t, o)
-  local s = 0
-  for i = o + 2, o + 2 + SLOTS do
-    s = s + t[i]
+  -- until_ returns until when the state of an algorithm at t[o] matters.
+  local function until_(alg, t, o)
+    if alg == BUCKET then
+      return t[o]
+    elseif alg == PERIOD then
+      return t[o + 1]
+    end
+    for i = o + 2, o + 2 + SLOTS do
+      if t[i] > 0 then
+        return (t[o] + SLOTS + 1) * t[o + 1]
+      end
+    end
+    return 0
   end
-  return s
-end
 
--- advance makes the present slot the newest one, unless that is ahead.
-local function advance(t, o, adjust)
-  local slot = floor(now / t[o + 1])
-  local ahead = slot - t[o]
-  if ahead > 0 then
+  local function sum(t, o)
+    local s = 0
+    for i = o + 2, o + 2 + SLOTS do
+      s = s + t[i]
+    end
+    return s
+  end
+
+  -- advance makes the present slot the newest one, unless that is ahead.
+  local function advance(t, o, adjust)
+    local slot = floor(now / t[o + 1])
+    local ahead = slot - t[o]
+    if ahead > 0 then
+      for i = SLOTS, 0, -1 do
+        t[o + 2 + i] = i >= ahead and t[o + 2 + i - ahead] or 0
+      end
+      t[o] = slot
+    elseif ahead < -(SLOTS + 1) then
+      t[o] = slot
+      return not adjust
+    end
+    return false
+  end
+
+  local function rolling_wait(t, o, need)
     for i = SLOTS, 0, -1 do
-      t[o + 2 + i] = i >= ahead and t[o + 2 + i - ahead] or 0
+      need = need - t[o + 2 + i]
+      if need <= 0 then
+        return (t[o] - i + SLOTS + 1) * t[o + 1] - now
+      end
     end
-    t[o] = slot
-  elseif ahead < -(SLOTS + 1) then
-    t[o] = slot
-    return not adjust
+    return -1
   end
-  return false
-end
 
-local function rolling_wait(t, o, need)
-  for i = SLOTS, 0, -1 do
-    need = need - t[o + 2 + i]
-    if need <= 0 then
-      return (t[o] - i + SLOTS + 1) * t[o + 1] - now
+  local function rolling_charge(t, o, units)
+    if units >= 0 then
+      t[o + 2] = min(t[o + 2] + units, 2097151)
+      return
+    end
+    for i = SLOTS, 0, -1 do
+      local part = min(t[o + 2 + i], -units)
+      t[o + 2 + i] = t[o + 2 + i] - part
+      units = units + part
     end
   end
-  return -1
-end
-
-local function rolling_charge(t, o, units)
-  if units >= 0 then
-    t[o + 2] = min(t[o + 2] + units, 2097151)
-    return
-  end
-  for i = SLOTS, 0, -1 do
-    local part = min(t[o + 2 + i], -units)
-    t[o + 2 + i] = t[o + 2 + i] - part
-    units = units + part
-  end
-end
 
   local base = #reply
   if plan.stale and op ~= 2 then
