@@ -154,6 +154,8 @@ func TestMiddlewareCommitsByTheOutcome(t *testing.T) {
 			panic("boom")
 		case "/fail":
 			w.WriteHeader(http.StatusBadGateway)
+		case "/odd":
+			usage.UseOf(r.Context()).Set(1, map[string]any{"model": []int{1}})
 		case "/two":
 			usage.UseOf(r.Context()).Set(2, map[string]any{"model": "m"})
 		}
@@ -173,10 +175,11 @@ func TestMiddlewareCommitsByTheOutcome(t *testing.T) {
 		require.Equal(t, 200, status)
 	}
 	require.EqualValues(t, 2, state().Used, "a retried key counts once")
-	for range 2 {
-		status, _, _ = ask(t, h, "POST", "/", "")
+	for _, path := range []string{"/", "/odd"} {
+		status, _, _ = ask(t, h, "POST", path, "")
 		require.Equal(t, 200, status)
 	}
+	require.EqualValues(t, 4, state().Used, "a malformed event doesn't make the use free")
 	status, got, _ := ask(t, h, "POST", "/", "")
 	require.Equal(t, 402, status)
 	require.Equal(t, "quota_exceeded", got["code"])
@@ -185,7 +188,7 @@ func TestMiddlewareCommitsByTheOutcome(t *testing.T) {
 	require.Equal(t, "2026-04-01T00:00:00Z", got["reset"])
 	sum, err := svc.Summary(t.Context(), usage.Query{Account: "acct_1", Meter: "tokens"})
 	require.NoError(t, err)
-	require.EqualValues(t, 4, sum.Value.Sum)
+	require.EqualValues(t, 3, sum.Value.Sum)
 	usage.UseOf(t.Context()).Set(1, nil) // outside of the middleware: nothing
 }
 

@@ -119,9 +119,13 @@ func (s *Service) guard(cfg MiddlewareConfig, next http.Handler, w http.Response
 			var err error
 			if cfg.Record {
 				_, err = res.CommitEvent(ctx, use.units, use.properties)
-			} else {
-				_, err = res.Commit(ctx, use.units)
+				if !errors.Is(err, ErrInvalid) {
+					return err
+				}
+				// An event that can't be stored mustn't make the use free.
+				s.cfg.Logger.ErrorContext(ctx, "usage: a request's event is malformed", "reservation", res.Key, "error", err)
 			}
+			_, err = res.Commit(ctx, use.units)
 			return err
 		})
 	} else {

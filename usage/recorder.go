@@ -261,10 +261,15 @@ func (r *Recorder) leave(n int64) {
 // track checks an event as far as that can be done without looking at the
 // store, and fixes its time.
 func (s *Service) track(e Event, now time.Time) (tracked, error) {
-	if e.ID == "" && e.Properties == nil {
+	// Most events are nothing but a value: for them the checks are short.
+	if e.ID == "" && e.Properties == nil && e.Time.IsZero() {
 		m, ok := s.meters[e.Meter]
-		if ok && m.Aggregation == Sum && e.Time.IsZero() && e.Account != "" && len(e.Account) <= MaxAccount &&
-			e.Value <= MaxValue && e.Value >= -MaxValue && validText(e.Account) {
+		counts := ok && m.Aggregation == Count && (e.Value == 0 || e.Value == 1)
+		sums := ok && m.Aggregation == Sum && e.Value <= MaxValue && e.Value >= -MaxValue
+		if (counts || sums) && e.Account != "" && len(e.Account) <= MaxAccount && validText(e.Account) {
+			if counts {
+				e.Value = 1
+			}
 			e.Time = now.Truncate(time.Microsecond)
 			return tracked{Event: e, own: true}, nil
 		}

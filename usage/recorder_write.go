@@ -75,7 +75,9 @@ func (r *Recorder) writerOf(account string) int {
 func (r *Recorder) settle(ctx context.Context, b *batch) {
 	left := r.store(ctx, b.events)
 	r.mu.Lock()
-	r.waiting[b.writer] = append(left, r.waiting[b.writer]...)
+	if len(left) > 0 {
+		r.waiting[b.writer] = append(left, r.waiting[b.writer]...)
+	}
 	delete(r.inflight, b)
 	r.mu.Unlock()
 	close(b.done)

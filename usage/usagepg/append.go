@@ -46,11 +46,10 @@ func (s *Store) Append(ctx context.Context, now time.Time, entries []usage.Entry
 		}
 		return out, nil
 	}
-	if err := s.ensureMonths(ctx, entries); err != nil {
-		return nil, err
-	}
 	out = out[:len(entries)]
-	err := s.tx(ctx, func(w *work) error { return s.append(w, now, entries, out) })
+	err := s.inMonths(ctx, entries, func() error {
+		return s.tx(ctx, func(w *work) error { return s.append(w, now, entries, out) })
+	})
 	if err != nil {
 		return nil, err
 	}

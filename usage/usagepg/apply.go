@@ -17,11 +17,6 @@ func (s *Store) Apply(ctx context.Context, op usage.Op) (usage.Decision, error) 
 	if err := ctx.Err(); err != nil {
 		return usage.Decision{}, err
 	}
-	if op.Entry != nil {
-		if err := s.ensureMonth(ctx, monthOf(op.Entry.Time)); err != nil {
-			return usage.Decision{}, err
-		}
-	}
 	st := &step{op: op, done: make(chan struct{})}
 	if s.pool == nil {
 		s.apply(ctx, []*step{st})
@@ -66,6 +61,16 @@ func (s *Store) apply(ctx context.Context, steps []*step) {
 
 // whole decides any steps, in one transaction of two round trips.
 func (s *Store) whole(ctx context.Context, steps []*step) error {
+	var entries []usage.Entry
+	for _, st := range steps {
+		if st.op.Entry != nil {
+			entries = append(entries, *st.op.Entry)
+		}
+	}
+	return s.inMonths(ctx, entries, func() error { return s.decide(ctx, steps) })
+}
+
+func (s *Store) decide(ctx context.Context, steps []*step) error {
 	return s.tx(ctx, func(w *work) error {
 		f := &applying{store: s, work: w, counters: locked{}, holds: map[holdKey]*usage.Hold{}, known: map[eventKey]int64{}}
 		return f.run(steps)

@@ -25,6 +25,9 @@ func (s *Store) Maintain(ctx context.Context, now time.Time) error {
 			return err
 		}
 	}
+	if err := s.compact(ctx, now); err != nil {
+		return err
+	}
 	before := now.Add(-s.cfg.KeyRetention)
 	err := s.sweep(ctx, "delete from usage_keys where ctid = any (array(select ctid from usage_keys where at < $1 limit $2))", before)
 	if err == nil {
@@ -43,6 +46,42 @@ func (s *Store) Maintain(ctx context.Context, now time.Time) error {
 		return err
 	}
 	return kindOf(s.dropMonths(ctx, horizon))
+}
+
+// compactAfter is how old a bucket of the platform is when its shards become
+// one row: by then hardly anybody writes to it.
+const compactAfter = time.Hour
+
+const oldestShards = `select min(bucket) from usage_platform where shard > 0 and bucket < $1`
+
+const compactShards = `
+with gone as (
+	delete from usage_platform where shard > 0 and bucket >= $1 and bucket < least($1 + interval '1 day', $2) returning *
+), merged as (
+	select meter, figure, dim, bucket, sum(cnt)::bigint as cnt, sum(sum) as sum, min(min) as min, max(max) as max,
+		max(array[(date_part('epoch', last_at) * 1e6)::bigint, last]) as latest, max(last_at) as last_at, max(scale) as scale
+	from gone group by 1, 2, 3, 4
+)
+insert into usage_platform as d (meter, figure, dim, bucket, shard, cnt, sum, min, max, last, last_at, scale)
+select meter, figure, dim, bucket, 0, cnt, sum, min, max, latest[2], last_at, scale
+from merged order by meter, figure, dim, bucket
+on conflict (meter, figure, dim, bucket, shard) do update set` + mergeRollup
+
+// compact merges the shards of old buckets, a day at a time.
+func (s *Store) compact(ctx context.Context, now time.Time) error {
+	until := now.Add(-compactAfter)
+	for {
+		var from *time.Time
+		if err := s.db.QueryRow(ctx, oldestShards, until).Scan(&from); err != nil {
+			return kindOf(err)
+		}
+		if from == nil {
+			return nil
+		}
+		if _, err := s.db.Exec(ctx, compactShards, *from, until); err != nil {
+			return kindOf(err)
+		}
+	}
 }
 
 // sweep deletes in batches, so that no lock is held for long.

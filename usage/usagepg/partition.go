@@ -2,10 +2,12 @@ package usagepg
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/kolekt/commerce/usage"
 )
@@ -39,6 +41,27 @@ func (s *Store) ensureMonths(ctx context.Context, entries []usage.Entry) error {
 	}
 	return nil
 }
+
+// inMonths runs f with the partitions of the events' months there. One that was
+// known to exist may have been dropped by another process since.
+func (s *Store) inMonths(ctx context.Context, entries []usage.Entry, f func() error) error {
+	if err := s.ensureMonths(ctx, entries); err != nil {
+		return err
+	}
+	err := f()
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) || pg.Code != pgerrNoPartition || len(entries) == 0 {
+		return err
+	}
+	s.months.forget()
+	if err := s.ensureMonths(ctx, entries); err != nil {
+		return err
+	}
+	return f()
+}
+
+// pgerrNoPartition is check_violation, which this schema has no other cause of.
+const pgerrNoPartition = "23514"
 
 func (s *Store) ensureMonth(ctx context.Context, month time.Time) error {
 	name := month.Format("200601")

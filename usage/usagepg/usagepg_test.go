@@ -153,6 +153,57 @@ func TestLargeBatchesAreStoredAsAWhole(t *testing.T) {
 	require.EqualValues(t, 2400, sum.Value.Sum)
 }
 
+// Old buckets of the platform become one row each, and say what they said.
+func TestMaintainCompactsThePlatform(t *testing.T) {
+	ctx := t.Context()
+	pool := migrated(t)
+	now := time.Date(2026, 6, 15, 12, 0, 0, 0, time.UTC)
+	svc, err := usage.New(usagepg.New(pool), usage.Config{Meters: []usage.Meter{{Name: "tokens", Aggregation: usage.Sum}}, Now: func() time.Time { return now }})
+	require.NoError(t, err)
+	month := usage.Query{Meter: "tokens", From: now.AddDate(0, 0, -20).Truncate(time.Hour), To: now.Add(time.Hour)}
+	for round := range 2 {
+		for i := range 60 {
+			at := now.Add(-time.Duration(i%3) * 36 * time.Hour).Add(time.Duration(i) * time.Second)
+			require.NoError(t, svc.Record(ctx, usage.Event{Account: "a", Meter: "tokens", Value: int64(i), Time: at}))
+		}
+		before, err := svc.Summary(ctx, month)
+		require.NoError(t, err)
+		require.EqualValues(t, (round+1)*59*30, before.Value.Sum)
+		require.NoError(t, svc.Maintain(ctx))
+		after, err := svc.Summary(ctx, month)
+		require.NoError(t, err)
+		require.Equal(t, before, after)
+		var rows, buckets int
+		require.NoError(t, pool.QueryRow(ctx, "select count(*), count(distinct bucket) from usage_platform where bucket < $1", now.Add(-time.Hour)).Scan(&rows, &buckets))
+		require.Equal(t, buckets, rows)
+	}
+	audit, err := svc.Audit(ctx)
+	require.NoError(t, err)
+	require.Empty(t, audit.Differences)
+}
+
+// A month that another process has dropped is made again, by both ways to it.
+func TestADroppedMonthComesBack(t *testing.T) {
+	ctx := t.Context()
+	pool := migrated(t)
+	now := time.Date(2026, 6, 15, 12, 0, 0, 0, time.UTC)
+	svc, err := usage.New(usagepg.New(pool), usage.Config{
+		Meters: []usage.Meter{{Name: "m"}}, Now: func() time.Time { return now },
+		Quota: func(context.Context, string, string) (usage.Quota, error) { return usage.Calendar(10), nil },
+	})
+	require.NoError(t, err)
+	for i := range 2 {
+		require.NoError(t, svc.Record(ctx, usage.Event{Account: "a", Meter: "m"}))
+		_, err = pool.Exec(ctx, "drop table usage_events_202606; drop table usage_days_202606")
+		require.NoError(t, err)
+		d, err := svc.Consume(ctx, usage.Request{Account: "a", Meter: "m", Key: fmt.Sprint(i), Record: true})
+		require.NoError(t, err)
+		require.True(t, d.Allowed)
+		_, err = pool.Exec(ctx, "drop table usage_events_202606; drop table usage_days_202606")
+		require.NoError(t, err)
+	}
+}
+
 func TestADatabaseOutOfReachIsUnavailable(t *testing.T) {
 	pool := migrated(t)
 	svc, err := usage.New(usagepg.New(pool), usage.Config{

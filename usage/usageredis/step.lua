@@ -51,6 +51,10 @@ local function pending()
 end
 
 local function keep()
+  if c[1] then
+    redis.call('HSET', KEYS[1], 'used', int(used), 'held', int(held), 'bare', int(bare), 'limit', limit)
+    return
+  end
   redis.call('HSET', KEYS[1], 'used', int(used), 'held', int(held), 'bare', int(bare), 'limit', limit, 'to', ARGV[8])
   redis.call('PEXPIRE', KEYS[1], ARGV[12])
 end

@@ -291,7 +291,7 @@ func (s *Store) warm(ctx context.Context, st *step) error {
 	if err != nil {
 		return err
 	}
-	return kindOf(extendScript.Run(ctx, s.client, st.keys[:1], 0, c.Used, st.keepFor).Err(), st.op.Key)
+	return kindOf(extendScript.Run(ctx, s.client, st.keys[:1], 0, c.Used, st.keepFor, st.op.Period.To.UnixMicro()).Err(), st.op.Key)
 }
 
 // lease gets at least need units from the durable store, and a block if there
@@ -322,7 +322,7 @@ func (s *Store) lease(ctx context.Context, st *step, need int64, force bool) (bo
 	if err != nil || !d.Allowed {
 		return false, err
 	}
-	err = extendScript.Run(ctx, s.client, st.keys[:1], op.N, d.Used, st.keepFor).Err()
+	err = extendScript.Run(ctx, s.client, st.keys[:1], op.N, d.Used, st.keepFor, st.op.Period.To.UnixMicro()).Err()
 	return true, kindOf(err, st.op.Key)
 }
 

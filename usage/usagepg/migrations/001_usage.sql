@@ -61,6 +61,9 @@ create table usage_platform (
     primary key (meter, figure, dim, bucket, shard)
 ) with (fillfactor = 70);
 
+-- What Maintain has still to make into one row.
+create index usage_platform_shards on usage_platform (bucket) where shard > 0;
+
 create table usage_counters (
     period_from timestamptz not null,
     period_to timestamptz not null,
