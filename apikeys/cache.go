@@ -201,7 +201,7 @@ func (c *cache) len() int {
 }
 
 const (
-	unknownSlots = 1 << 16
+	unknownSlots = 1 << 14
 	unknownFor   = 2 * time.Second
 	unknownTick  = 100 * time.Millisecond
 )

@@ -58,7 +58,8 @@ type Config struct {
 	// there in milliseconds. Nil leaves it to PollInterval. It can be lost,
 	// late or partitioned: MaxStaleness holds all the same.
 	Bus Bus
-	// LookupTimeout bounds a question to the store on behalf of a request. 0 is 2 s.
+	// LookupTimeout bounds a question to the store on behalf of a request. 0 is
+	// 2 s. It is never longer than MaxStaleness, since an answer may be as old.
 	LookupTimeout time.Duration
 	// MaxLookups bounds how many such questions are under way. 0 is 64.
 	MaxLookups int
@@ -183,6 +184,7 @@ func New(store Store, cfg Config) (*Service, error) {
 		s.now = time.Now
 	}
 	if cfg.MaxStaleness > 0 {
+		s.cfg.LookupTimeout = min(cfg.LookupTimeout, cfg.MaxStaleness)
 		s.cache = newCache(cfg.CacheSize)
 	}
 	s.cfg.Peppers = nil // the hashers have what they need; a dump of s must not show them

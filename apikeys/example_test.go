@@ -32,7 +32,7 @@ func Example() {
 		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprintln(w, "hello", apikeys.FromContext(r.Context()).Account())
 		})))
-	r := httptest.NewRequest("GET", "/invoices", nil)
+	r := httptest.NewRequest(http.MethodGet, "/invoices", nil)
 	r.Header.Set("Authorization", "Bearer "+token.Reveal())
 	w := httptest.NewRecorder()
 	api.ServeHTTP(w, r)

@@ -91,23 +91,23 @@ func (h *handler) as(do func(w http.ResponseWriter, r *http.Request, by Actor) e
 	}
 }
 
-// badRequest is an error whose text may be shown.
-type badRequest struct {
+// requestError is a fault of the request itself; its detail may be shown.
+type requestError struct {
 	status int
 	code   string
 	detail string
 }
 
-func (e *badRequest) Error() string { return "apikeys: " + e.detail }
+func (e *requestError) Error() string { return "apikeys: " + e.detail }
 
 func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	var (
-		bad   *badRequest
+		bad   *requestError
 		field *FieldError
 		scope *ScopeError
 		state *StateError
 	)
-	d := problem.Details{}
+	var d problem.Details
 	switch {
 	case errors.As(err, &bad):
 		d = problem.Details{Status: bad.status, Code: bad.code, Detail: bad.detail}
@@ -216,7 +216,7 @@ func write(w http.ResponseWriter, status int, body any) error {
 // readJSON reads a body of at most 64 KiB, and no field that it doesn't know.
 func readJSON(w http.ResponseWriter, r *http.Request, into any) error {
 	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
-		return &badRequest{415, "not_json", "send Content-Type: application/json"}
+		return &requestError{415, "not_json", "send Content-Type: application/json"}
 	}
 	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10))
 	dec.DisallowUnknownFields()
@@ -228,9 +228,9 @@ func readJSON(w http.ResponseWriter, r *http.Request, into any) error {
 	}
 	var large *http.MaxBytesError
 	if errors.As(err, &large) {
-		return &badRequest{413, "too_large", "at most 64 KiB"}
+		return &requestError{413, "too_large", "at most 64 KiB"}
 	}
-	return &badRequest{400, "bad_request", "the body is not the JSON object that this expects"}
+	return &requestError{400, "bad_request", "the body is not the JSON object that this expects"}
 }
 
 func (h *handler) list(w http.ResponseWriter, r *http.Request, by Actor) error {

@@ -20,7 +20,7 @@ import (
 // request sends one request with the given headers ("Name: value") through
 // the middleware and returns the answer and the problem's code.
 func request(h http.Handler, target string, headers ...string) (*httptest.ResponseRecorder, string) {
-	r := httptest.NewRequest("GET", target, nil)
+	r := httptest.NewRequest(http.MethodGet, target, nil)
 	for _, line := range headers {
 		name, value, _ := strings.Cut(line, ": ")
 		r.Header.Add(name, value)
@@ -212,7 +212,7 @@ func TestInvalidKeysAreLimitedByNetwork(t *testing.T) {
 	require.Equal(t, 200, w.Code, "a key in use passes")
 	w, _ = request(h, "/", "X-API-Key: "+cold)
 	require.Equal(t, 429, w.Code, "the store isn't asked for this network any more")
-	r := httptest.NewRequest("GET", "/", nil)
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	r.RemoteAddr = "198.51.100.1:1"
 	r.Header.Set("X-API-Key", cold)
 	rec := httptest.NewRecorder()
@@ -247,7 +247,7 @@ func TestOptionsPassWhenAsked(t *testing.T) {
 	for _, pass := range []bool{true, false} {
 		h := s.Middleware(apikeys.MiddlewareConfig{PassOptions: pass})(http.HandlerFunc(echo))
 		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequest("OPTIONS", "/", nil))
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodOptions, "/", nil))
 		require.Equal(t, pass, w.Code == 200)
 	}
 }
@@ -274,10 +274,13 @@ func (d discard) Write(b []byte) (int, error) { return len(b), nil }
 func (d discard) WriteHeader(int)             {}
 
 func TestMiddlewareAllocatesTwice(t *testing.T) {
+	if raceDetector {
+		t.Skip("skipped: the race detector allocates")
+	}
 	s := newService(t, mem())
 	token, _ := issue(t, s, apikeys.NewKey{})
 	h := s.Middleware(apikeys.MiddlewareConfig{})(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
-	r := httptest.NewRequest("GET", "/", nil)
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	w, value := discard{http.Header{}}, []string{"Bearer " + token}
 	require.LessOrEqual(t, testing.AllocsPerRun(1000, func() {
 		r.Header["Authorization"] = value

@@ -2,7 +2,6 @@ package apikeys_test
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"net/http/httptest"
 	"sync"
@@ -189,7 +188,7 @@ func TestOnlyActiveKeysRotate(t *testing.T) {
 		require.NoError(t, end(k.ID), name)
 		_, _, err := s.Rotate(ctx, op, k.ID, apikeys.Rotation{Overlap: time.Hour})
 		var state *apikeys.StateError
-		require.True(t, errors.As(err, &state), name)
+		require.ErrorAs(t, err, &state, name)
 		require.EqualValues(t, name, state.Status)
 		require.ErrorContains(t, err, name)
 	}
@@ -219,7 +218,7 @@ func TestRotationUnderTrafficRefusesNobody(t *testing.T) {
 				default:
 				}
 				token := current.Load().(string)
-				r := httptest.NewRequest("GET", "/", nil)
+				r := httptest.NewRequest(http.MethodGet, "/", nil)
 				r.Header.Set("X-API-Key", token)
 				w := httptest.NewRecorder()
 				h.ServeHTTP(w, r)

@@ -555,6 +555,9 @@ func TestLastUseCostsNoWriteAndArrives(t *testing.T) {
 }
 
 func TestVerifyAllocatesNothing(t *testing.T) {
+	if raceDetector {
+		t.Skip("skipped: the race detector allocates")
+	}
 	s := newService(t, mem())
 	token, _ := issue(t, s, apikeys.NewKey{Scopes: []string{"write"}})
 	d := verify(t, s, token)

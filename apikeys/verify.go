@@ -338,6 +338,10 @@ func (s *Service) lookup(ctx context.Context, token string, c candidate) (*entry
 		// One caller's cancellation is not the others'.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.LookupTimeout)
 		defer cancel()
+		// Somebody may have asked since this caller looked into the cache.
+		if e := s.cache.find(&c.hash); e != nil && e.crc == c.crc && s.fresh(e, s.now()) {
+			return e, nil
+		}
 		e, err := s.load(ctx, token, c)
 		if err == nil && e != nil && !e.awaits {
 			s.cache.insert(e, generation)

@@ -463,7 +463,7 @@ func CheckLog(t testing.TB, s apikeys.Store) []apikeys.Entry {
 			break
 		}
 	}
-	require.EqualValues(t, head.Seq, len(all))
+	require.Len(t, all, int(head.Seq))
 	return all
 }
 
