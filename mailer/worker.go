@@ -78,7 +78,6 @@ type worker struct {
 	recover  time.Time
 	renew    *time.Ticker
 	finished chan struct{}
-	room     chan struct{} // signalled when a mail leaves the worker's hands
 }
 
 func (s *Service) newWorker(ctx context.Context) *worker {
@@ -87,7 +86,7 @@ func (s *Service) newWorker(ctx context.Context) *worker {
 	w := &worker{
 		s: s, stopping: ctx, sending: sending, cancel: cancel,
 		jobs: make(chan job), results: make(chan result), held: map[string]int{},
-		renew: time.NewTicker(s.cfg.Lease / 3), finished: make(chan struct{}), room: make(chan struct{}, 1),
+		renew: time.NewTicker(s.cfg.Lease / 3), finished: make(chan struct{}),
 	}
 	for range s.cfg.Concurrency {
 		w.senders.Add(1)
@@ -141,7 +140,10 @@ func (w *worker) round(ctx context.Context) (int, error) {
 	if !s.pacer.paused(transportCircuit).IsZero() {
 		return 0, nil
 	}
-	leased, err := s.store.Claim(ctx, Claim{Now: now, Limit: s.cfg.Batch, Lease: s.cfg.Lease, NotDomains: s.pacer.pausedDomains()})
+	// Not with ctx: a claim that is cut off can leave mails leased to nobody.
+	claiming, cancel := context.WithTimeout(w.sending, s.cfg.Drain)
+	defer cancel()
+	leased, err := s.store.Claim(claiming, Claim{Now: now, Limit: s.cfg.Batch, Lease: s.cfg.Lease, NotDomains: s.pacer.pausedDomains()})
 	if err != nil {
 		return 0, err
 	}
@@ -371,12 +373,18 @@ func (w *worker) collect() {
 	}
 }
 
+// ackTimeout bounds one try to write results.
+const ackTimeout = 10 * time.Second
+
 // write tries until the store has the results or the drain is over. Meanwhile
 // the senders stand still: nothing more goes out that could not be written down.
 func (w *worker) write(batch []Ack) {
 	s := w.s
 	for delay := 50 * time.Millisecond; ; delay = min(2*delay, 2*time.Second) {
-		n, err := s.store.Ack(w.sending, batch)
+		// The end of the drain stops sends; what was sent is still written down.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(w.sending), ackTimeout)
+		n, err := s.store.Ack(ctx, batch)
+		cancel()
 		if err == nil {
 			if n < len(batch) {
 				s.log.WarnContext(w.sending, "mailer: leases were lost before their results were written", "mails", len(batch)-n)

@@ -87,7 +87,7 @@ func TestSuiteFailsOnABrokenStore(t *testing.T) {
 		return
 	}
 	run := func(fault string) error {
-		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=TestSuiteFailsOnABrokenStore", "-rapid.nofailfile")
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=TestSuiteFailsOnABrokenStore", "-rapid.nofailfile", "-rapid.checks=5", "-rapid.shrinktime=1ms")
 		cmd.Env = append(os.Environ(), "MAILER_MUTANT="+fault)
 		return cmd.Run()
 	}
