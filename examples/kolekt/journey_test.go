@@ -25,7 +25,7 @@ import (
 
 // start runs the whole program and returns its address. It ends with the test,
 // in good order and without a goroutine left.
-func start(t *testing.T, env map[string]string) string {
+func start(t testing.TB, env map[string]string) string {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	out, in := io.Pipe()
@@ -135,14 +135,14 @@ func (d *description) valid(at string, body []byte) {
 
 // client is a program that uses the API, with a session or a key.
 type client struct {
-	t      *testing.T
+	t      testing.TB
 	origin string
 	http   http.Client
 	key    string
 	d      *description
 }
 
-func newClient(t *testing.T, origin string, d *description) *client {
+func newClient(t testing.TB, origin string, d *description) *client {
 	jar, err := cookiejar.New(nil)
 	require.NoError(t, err)
 	return &client{t: t, origin: origin, http: http.Client{Jar: jar, Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}, d: d}
@@ -170,7 +170,9 @@ func (c *client) do(method, path string, body any, status int) map[string]any {
 	require.NoError(c.t, err)
 	require.Equal(c.t, status, resp.StatusCode, "%s %s: %s", method, path, raw)
 	path, _, _ = strings.Cut(path, "?")
-	c.d.check(method, path, sent, status, resp.Header.Get("Content-Type"), raw)
+	if c.d != nil {
+		c.d.check(method, path, sent, status, resp.Header.Get("Content-Type"), raw)
+	}
 	out := map[string]any{}
 	if len(raw) > 0 && raw[0] == '{' {
 		require.NoError(c.t, json.Unmarshal(raw, &out))
@@ -186,7 +188,18 @@ func (c *client) pay(address string) {
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	require.NoError(c.t, err)
-	require.Contains(c.t, string(b), "You are on Pro")
+	require.Contains(c.t, string(b), "You are on")
+}
+
+// paid asserts that the account's page lists an invoice of this amount.
+func (c *client) paid(amount string) {
+	c.t.Helper()
+	resp, err := c.http.Get(c.origin + "/account")
+	require.NoError(c.t, err)
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	require.NoError(c.t, err)
+	require.Contains(c.t, regexp.MustCompile(`\$\d+\.\d\d`).FindAllString(string(b), -1), amount)
 }
 
 func TestTheAPIInMemory(t *testing.T) {
@@ -297,7 +310,7 @@ func journey(t *testing.T, env map[string]string) {
 		raw, err := io.ReadAll(resp.Body)
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
-		if resp.StatusCode != 201 {
+		if resp.StatusCode != http.StatusCreated {
 			require.Equal(t, 429, resp.StatusCode)
 			require.NotEmpty(t, resp.Header.Get("Retry-After"))
 			require.NoError(t, json.Unmarshal(raw, &refused))
@@ -314,6 +327,20 @@ func journey(t *testing.T, env map[string]string) {
 	}
 	require.EqualValues(t, 249, admin.do("GET", "/api/v1/admin/projections", nil, 200)["break_even_users_of_the_mix"])
 	adminRoutes(t, origin)
+
+	// Ann's code is half a first month to Carl, and not to Ann.
+	code := c.do("GET", "/api/v1/referrals", nil, 200)["code"].(string)
+	require.Equal(t, "code_refused", c.do("POST", "/api/v1/referrals/apply", m{"code": code}, 409)["code"])
+	carl := newClient(t, origin, d)
+	carl.do("POST", "/api/v1/auth/signup", m{"email": "carl@example.com", "password": "a password of some length", "name": "Carl", "referral_code": code}, 201)
+	carl.do("POST", "/api/v1/referrals/apply", m{"code": code}, 200) // the same once more
+	dora := newClient(t, origin, d)
+	dora.do("POST", "/api/v1/auth/signup", m{"email": "dora@example.com", "password": "a password of some length", "name": "Dora"}, 201)
+	dora.do("POST", "/api/v1/referrals/apply", m{"code": code}, 200)
+	half := carl.do("POST", "/api/v1/payments/create-checkout-session", m{"plan_type": "pro"}, 201)
+	carl.pay(half["url"].(string))
+	carl.paid("$4.99")
+	require.EqualValues(t, 2, c.do("GET", "/api/v1/referrals", nil, 200)["uses"])
 
 	privacy(t, c)
 
@@ -368,7 +395,7 @@ func privacy(t *testing.T, c *client) {
 // nothing.
 func adminRoutes(t *testing.T, origin string) {
 	for forwarded, want := range map[string]int{"": 200, "203.0.113.9": 404} {
-		r, err := http.NewRequest("GET", origin+"/metrics", nil)
+		r, err := http.NewRequest(http.MethodGet, origin+"/metrics", nil)
 		require.NoError(t, err)
 		if forwarded != "" {
 			r.Header.Set("X-Forwarded-For", forwarded)

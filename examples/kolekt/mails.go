@@ -27,6 +27,8 @@ type linkMail struct{ URL string }
 type Mails struct {
 	*mailer.Service
 	Plans *billing.Service
+	// Refer hears every notice of billing too.
+	Refer func(context.Context, billing.Notice) error
 	// Captured are the mails of development, the newest first; nil when they
 	// are sent.
 	Captured func() []web.CapturedMail
@@ -147,6 +149,9 @@ func (m *Mails) planName(id string) string {
 // person should know about it.
 func (m *Mails) Billing(ctx context.Context, n billing.Notice) error {
 	if err := m.record(ctx, n); err != nil {
+		return fmt.Errorf("notice %s: %w", n.ID, err)
+	}
+	if err := m.Refer(ctx, n); err != nil {
 		return fmt.Errorf("notice %s: %w", n.ID, err)
 	}
 	u, err := m.people.Store().ByID(ctx, n.Account)

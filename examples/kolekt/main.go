@@ -91,8 +91,12 @@ func serve(ctx context.Context, cfg Config, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	feed, err := subscriptions.NewFeed(billing.FeedConfig{}) // what accounts may do, from memory
+	if err != nil {
+		return err
+	}
 	meters, err := usage.New(stores.Usage, usage.Config{
-		Meters: web.Meters(), Quota: usage.QuotaFrom(subscriptions.Quota), Now: stripe.Now, Logger: log,
+		Meters: web.Meters(), Quota: usage.QuotaFrom(feed.Quota), Now: stripe.Now, Logger: log,
 	})
 	if err != nil {
 		return err
@@ -112,9 +116,14 @@ func serve(ctx context.Context, cfg Config, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	referrals, err := newReferrals(cfg, stores, subscriptions, post, stripe.Now, log)
+	if err != nil {
+		return err
+	}
 	post.Plans = subscriptions
+	post.Refer = func(ctx context.Context, n billing.Notice) error { return refer(ctx, referrals, n) }
 
-	privacy, err := newPrivacy(cfg, stores, holders{people, stores.Kolekts, stores.Ledger, subscriptions, meters, keys, post, requests}, stripe.Now, log)
+	privacy, err := newPrivacy(cfg, stores, holders{people, stores.Kolekts, stores.Ledger, subscriptions, meters, keys, post, requests, referrals}, stripe.Now, log)
 	if err != nil {
 		return err
 	}
@@ -122,7 +131,7 @@ func serve(ctx context.Context, cfg Config, out io.Writer) error {
 	app, err := web.New(web.Config{
 		PublicURL: cfg.PublicURL, Users: people, Sessions: newSessions(cfg, stores), Kolekts: stores.Kolekts, Atomically: stores.Atomically(meters),
 		Billing: subscriptions, Accounts: stores.Billing, Ledger: stores.Ledger, Usage: meters, Requests: requests, Logins: logins, Keys: keys, Mail: post, Outbox: post.Service,
-		Privacy: privacy, Purposes: purposes(),
+		Feed: feed, Referrals: referrals, Privacy: privacy, Purposes: purposes(), Stopping: ctx.Done(),
 		Ready: stores.Ready, Trusted: cfg.TrustedProxies, Now: stripe.Now, Log: log,
 		Dev: development(cfg, stores, stripe, post, subscriptions), FormTargets: stripe.Origins,
 	})
@@ -139,7 +148,7 @@ func serve(ctx context.Context, cfg Config, out io.Writer) error {
 	background, end := context.WithCancel(context.WithoutCancel(ctx))
 	var group errgroup.Group
 	for _, work := range []func(context.Context) error{
-		subscriptions.Run, keys.Run, post.Run, privacy.Run, stripe.Run, stores.Clean,
+		subscriptions.Run, feed.Run, referrals.Run, keys.Run, post.Run, privacy.Run, stripe.Run, stores.Clean,
 		func(ctx context.Context) error { return meters.Run(ctx, usage.RunConfig{Notify: post.Usage}) },
 	} {
 		group.Go(func() error { return untilDone(background, work) })

@@ -16,6 +16,7 @@ import (
 	"github.com/kolekt/commerce/gdpr"
 	"github.com/kolekt/commerce/mailer"
 	"github.com/kolekt/commerce/ratelimit"
+	"github.com/kolekt/commerce/referral"
 	"github.com/kolekt/commerce/usage"
 )
 
@@ -29,6 +30,7 @@ type holders struct {
 	keys     *apikeys.Service
 	mail     *Mails
 	requests *ratelimit.Limiter
+	referral *referral.Service
 }
 
 // subjectData makes a gdpr.ExportEraser of two functions.
@@ -89,6 +91,10 @@ func (h holders) sources(now func() time.Time) []gdpr.Source {
 			Name: "mailer", Categories: []string{"contact"}, Purpose: "to send what the person should know", Basis: gdpr.Contract, Retention: "30 days after a mail", Allow: own,
 		}, h.mail.Service, nil, now),
 	}
+	first = append(first, gdpr.Adapt(gdpr.Descriptor{
+		Name: "referral", Categories: []string{"contact's fingerprints"}, Purpose: "to reward who invites friends", Basis: gdpr.Contract,
+		Retention: "fingerprints for two years, so that nobody is invited twice", Allow: own,
+	}, h.referral, nil, now))
 	login := gdpr.Descriptor{
 		Name: "users", Categories: []string{"contact", "login"}, Purpose: "to let the person in", Basis: gdpr.Contract, Retention: account, Portable: true, Tables: []string{"users", "sessions"}, Allow: own,
 	}

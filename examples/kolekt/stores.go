@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/alexedwards/scs/pgxstore"
@@ -31,6 +32,9 @@ import (
 	"github.com/kolekt/commerce/ratelimit"
 	"github.com/kolekt/commerce/ratelimit/ratelimitmem"
 	"github.com/kolekt/commerce/ratelimit/ratelimitredis"
+	"github.com/kolekt/commerce/referral"
+	"github.com/kolekt/commerce/referral/referralmem"
+	"github.com/kolekt/commerce/referral/referralpg"
 	"github.com/kolekt/commerce/usage"
 	"github.com/kolekt/commerce/usage/usagemem"
 	"github.com/kolekt/commerce/usage/usagepg"
@@ -49,6 +53,7 @@ type Stores struct {
 	Kolekts  kolekts.Store
 	Ledger   ledger.Store
 	Privacy  gdpr.Store
+	Referral referral.Store
 	Sessions scs.Store // nil in memory: scs has a store of its own
 
 	pool  *pgxpool.Pool // nil in memory
@@ -65,7 +70,7 @@ func openStores(ctx context.Context, cfg Config) (*Stores, error) {
 	local := ratelimitmem.New(ratelimitmem.Config{})
 	s := &Stores{
 		Billing: billingmem.New(), Usage: usagemem.New(), Keys: apikeysmem.New(), Limits: local,
-		Mail: mail, Users: &users.Memory{}, Kolekts: &kolekts.Memory{}, Ledger: &ledger.Memory{}, Privacy: gdprmem.New(),
+		Mail: mail, Users: &users.Memory{}, Kolekts: &kolekts.Memory{}, Ledger: &ledger.Memory{}, Privacy: gdprmem.New(), Referral: referralmem.New(),
 	}
 	if cfg.RedisURL != "" {
 		if err := s.useRedis(ctx, cfg.RedisURL, local); err != nil {
@@ -102,9 +107,18 @@ func (s *Stores) useRedis(ctx context.Context, url string, local ratelimit.Store
 }
 
 func (s *Stores) usePostgres(ctx context.Context, cfg Config) error {
-	pool, err := pgxpool.New(ctx, cfg.DatabaseURL)
+	options, err := pgxpool.ParseConfig(cfg.DatabaseURL)
 	if err != nil {
 		return fmt.Errorf("DATABASE_URL can't be read: %w", err)
+	}
+	// Some connections listen and never come back, and a transaction of a
+	// request needs one: pgx's four would be none.
+	if !strings.Contains(cfg.DatabaseURL, "pool_max_conns") {
+		options.MaxConns = max(16, options.MaxConns)
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, options)
+	if err != nil {
+		return fmt.Errorf("DATABASE_URL: %w", err)
 	}
 	s.pool = pool
 	if err := pool.Ping(ctx); err != nil {
@@ -119,7 +133,7 @@ func (s *Stores) usePostgres(ctx context.Context, cfg Config) error {
 	}
 	s.Billing, s.Usage, s.Keys, s.KeyBus = billingpg.New(pool), usagepg.New(pool), apikeyspg.New(pool), apikeyspg.NewBus(pool)
 	s.Mail, s.Users, s.Kolekts, s.Ledger = mailerpg.New(pool), users.NewPostgres(pool), kolekts.NewPostgres(pool), ledger.NewPostgres(pool)
-	s.Privacy = gdprpg.New(pool)
+	s.Privacy, s.Referral = gdprpg.New(pool), referralpg.New(pool)
 	s.Sessions = pgxstore.NewWithCleanupInterval(pool, 0) // Clean does it
 	return nil
 }
@@ -199,6 +213,7 @@ var schemas = []schema{
 	{"usage", usagepg.Migrate, usagepg.Verify},
 	{"apikeys", apikeyspg.Migrate, apikeyspg.Verify},
 	{"gdpr", gdprpg.Migrate, gdprpg.Verify},
+	{"referral", referralpg.Migrate, referralpg.Verify},
 	{"mailer", mailerpg.Migrate, mailerpg.Verify},
 }
 

@@ -29,7 +29,7 @@ func TestASignedEventChangesTheAccess(t *testing.T) {
 	webhook = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { r.URL.Path = "/webhook"; mux.ServeHTTP(w, r) })
 
 	w := httptest.NewRecorder()
-	mux.ServeHTTP(w, httptest.NewRequest("GET", "/subscribe?account=ann", nil))
+	mux.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/subscribe?account=ann", nil))
 	require.Equal(t, http.StatusSeeOther, w.Code, w.Body)
 	client := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	paid, err := client.PostForm(w.Header().Get("Location"), url.Values{
@@ -42,10 +42,10 @@ func TestASignedEventChangesTheAccess(t *testing.T) {
 	require.NoError(t, err)
 
 	w = httptest.NewRecorder()
-	mux.ServeHTTP(w, httptest.NewRequest("GET", "/access?account=ann", nil))
+	mux.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/access?account=ann", nil))
 	require.Contains(t, w.Body.String(), `"plan":"pro"`)
 
 	w = httptest.NewRecorder()
-	mux.ServeHTTP(w, httptest.NewRequest("POST", "/webhook", nil))
+	mux.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/webhook", nil))
 	require.Equal(t, http.StatusBadRequest, w.Code, "unsigned")
 }

@@ -14,11 +14,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var binary string
+// The programs under test.
+var binary, stripesim string
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
-// run builds the reference deployment once.
+// run builds the reference deployment and the simulator once.
 func run(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "commerce-e2e-")
 	if err != nil {
@@ -27,7 +28,8 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	binary = filepath.Join(dir, "kolekt")
-	build := exec.Command("go", "build", "-o", binary, "./examples/kolekt")
+	stripesim = filepath.Join(dir, "stripesim")
+	build := exec.Command("go", "build", "-o", dir, "./examples/kolekt", "./billing/stripesim/cmd/stripesim")
 	build.Dir = filepath.Join("..", "..")
 	build.Env = append(os.Environ(), "GOWORK=off")
 	if out, err := build.CombinedOutput(); err != nil {

@@ -1,10 +1,15 @@
 package e2e
 
 import (
+	"errors"
 	"os"
+	"regexp"
 	"strconv"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
 )
@@ -45,6 +50,20 @@ func (b *browser) write(text string, status int64) {
 	b.load(status, chromedp.Click(chromedp.Search(button("Make the kolekt"))))
 }
 
+// until opens a page until it says what is awaited.
+func (b *browser) until(path, text string) {
+	b.t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		b.open(path, 200)
+		if strings.Contains(b.text(), text) {
+			return
+		}
+		if time.Now().After(deadline) {
+			b.fail(errors.New("it never said " + text))
+		}
+	}
+}
+
 // upToTheLimit uses the free plan up, after so many kolekts.
 func (b *browser) upToTheLimit(made int) {
 	b.t.Helper()
@@ -66,8 +85,14 @@ func (b *browser) pay(card string) {
 }
 
 func TestFromSignUpToPaidToAdmin(t *testing.T) {
-	dir := pictures(t)
 	b := newBrowser(t, serve(t))
+	walk(t, b, pictures(t), true)
+}
+
+// walk goes through every screen. Alone says that everything runs in one
+// process: then there is a clock and a mailbox.
+func walk(t *testing.T, b *browser, dir string, alone bool) {
+	t.Helper()
 	b.open("/", 200)
 	b.shots(dir, "home")
 	b.open("/pricing?interval=year", 200)
@@ -105,6 +130,25 @@ func TestFromSignUpToPaidToAdmin(t *testing.T) {
 	b.press("Create key")
 	b.sees("Your new key", "kolekt_test_", "read and write")
 	b.shots(dir, "keys")
+	b.open("/account/referral", 200)
+	b.sees("Invite a friend", "Uses left")
+	b.shots(dir, "friends")
+
+	b.open("/account/privacy", 200)
+	b.do(chromedp.SetValue(chromedp.CSS("#export-password"), password))
+	b.press("Ask for a copy")
+	b.sees("Your copy is being made")
+	b.until("/account/privacy", "Ready")
+	b.do(chromedp.SetValue(chromedp.CSS("#erasure-password"), password))
+	b.press("Erase my account")
+	b.sees("Until then you can call it off")
+	b.shots(dir, "privacy")
+	b.press("Call it off")
+	b.sees("Nothing is erased")
+	b.do(chromedp.Click(chromedp.CSS("[name=tips]")))
+	b.press("Keep these choices")
+	b.sees("Your choices are noted")
+
 	b.open("/account/change?plan=business", 200)
 	b.sees("Upgrade to Business", "Due now", "Confirm the upgrade")
 	b.shots(dir, "change")
@@ -153,12 +197,86 @@ func TestFromSignUpToPaidToAdmin(t *testing.T) {
 	b.open("/definitions", 200)
 	b.shots(dir, "definitions")
 
+	if alone {
+		b.open("/dev/clock", 200)
+		b.press("A month")
+		b.shots(dir, "clock")
+		b.open("/dev/mail", 200)
+		b.sees("Welcome to Kolekt")
+		b.shots(dir, "mailbox")
+	}
+	b.clean()
+}
+
+func TestTheMainPathNeedsNoJavaScript(t *testing.T) {
+	b := newBrowser(t, serve(t))
+	_, err := chromedp.Call(b.ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
+	require.NoError(t, err)
+	b.signUp("dora@example.com")
+	b.write(longText+longText+longText+longText+longText+longText, 200)
+	b.sees("2 posts")
+	b.open("/pricing", 200)
+	b.press("Choose Enterprise")
+	b.pay(good)
+	b.sees("You are on Enterprise", "10,000 kolekts a month")
+	b.open("/account", 200)
+	b.press("Cancel the plan")
+	b.sees("Your plan ends on")
+	b.clean()
+}
+
+func TestAFriendPaysHalfOfTheFirstMonth(t *testing.T) {
+	origin := serve(t)
+	b := newBrowser(t, origin)
+	b.signUp("ann@example.com")
+	b.open("/account/referral", 200)
+	link := regexp.MustCompile(`/r/[A-Z0-9]{8}`).FindString(b.text())
+	require.NotEmpty(t, link)
+	b.load(200, chromedp.Click(chromedp.Search(`//button[normalize-space()="Log out"]`)))
+	b.open(link, 200)
+	b.fill("name", "Bob")
+	b.fill("email", "bob@example.com")
+	b.fill("password", password)
+	b.press("Create account")
+	b.open("/pricing", 200)
+	b.press("Choose Business")
+	b.sees("$14.99")
+	b.pay(good)
+	b.sees("You are on Business")
+	b.clean()
+}
+
+// replaceCard does it on the portal's page.
+func (b *browser) replaceCard(card string) {
+	b.t.Helper()
+	b.open("/account", 200)
+	b.press("Card and invoices")
+	b.do(chromedp.Click(chromedp.Search(`//summary[contains(., "Use another card")]`)))
+	b.fill("number", card)
+	b.fill("exp", "12/40")
+	b.fill("cvc", "123")
+	b.load(200, chromedp.Click(chromedp.CSS("#save-card")))
+	b.open("/account/portal-return", 200)
+}
+
+func TestAFailedRenewalIsSeenAndSettled(t *testing.T) {
+	b := newBrowser(t, serve(t))
+	b.signUp("eve@example.com")
+	b.open("/pricing", 200)
+	b.press("Choose Pro")
+	b.pay(good)
+	b.replaceCard("4000 0000 0000 0341") // can be saved, then is declined
 	b.open("/dev/clock", 200)
 	b.press("A month")
-	b.shots(dir, "clock")
-	b.open("/dev/mail", 200)
-	b.sees("Welcome to Kolekt")
-	b.shots(dir, "mailbox")
+	b.press("A day") // a renewal's invoice is a draft for an hour
+	b.until("/account", "Payment failed")
+	b.sees("The payment of $9.99 failed. We try again on", "Your plan goes on until", "0 of 100")
+	b.shots(pictures(t), "account-past-due")
+	b.until("/dev/mail", "$9.99")
+	b.replaceCard(good)
+	b.open("/dev/clock", 200)
+	b.press("A week")
+	b.until("/account", "Active")
 	b.clean()
 }
 

@@ -2,6 +2,7 @@ package pages_test
 
 import (
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -92,7 +93,7 @@ func TestEveryPageRendersWithoutInlineScriptOrStyle(t *testing.T) {
 		if dir := os.Getenv("KOLEKT_PREVIEW"); dir != "" {
 			for _, a := range []string{"app.css", "app.js", "icon.svg", "inter.woff2", "fraunces.woff2"} {
 				w := httptest.NewRecorder()
-				p.Static().ServeHTTP(w, httptest.NewRequest("GET", p.Asset(a), nil))
+				p.Static().ServeHTTP(w, httptest.NewRequest(http.MethodGet, p.Asset(a), nil))
 				require.NoError(t, os.MkdirAll(filepath.Join(dir, "static"), 0o755))
 				require.NoError(t, os.WriteFile(filepath.Join(dir, p.Asset(a)), w.Body.Bytes(), 0o644))
 			}

@@ -106,7 +106,7 @@ func TestSplitNumbersOnlySeveralPosts(t *testing.T) {
 
 	posts, err = thread.Split(strings.Repeat("a b c d e f g h i j ", 2400), thread.Playful)
 	require.NoError(t, err)
-	require.True(t, len(posts) == 98, "%d posts", len(posts))
+	require.Len(t, posts, 98)
 	require.True(t, strings.HasSuffix(posts[97], "98/98 ★"))
 }
 

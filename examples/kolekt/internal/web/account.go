@@ -40,9 +40,12 @@ func (a *App) account(w http.ResponseWriter, r *http.Request, v *visit) error {
 
 // planNow is the card of the account's plan.
 func (a *App) planNow(ctx context.Context, v *visit) (pages.Subscription, error) {
+	if !v.access.Allowed {
+		return pages.Subscription{Name: "No plan", Badge: pages.Badge{Text: string(v.access.Reason), Kind: "bad"}, CanUpgrade: true}, nil
+	}
 	plan, err := a.Billing.Catalog().Plan(v.access.Plan)
 	if err != nil {
-		return pages.Subscription{Name: "No plan", Badge: pages.Badge{Text: string(v.access.Reason), Kind: "bad"}, CanUpgrade: true}, nil
+		return pages.Subscription{}, err
 	}
 	card := pages.Subscription{Name: plan.Name, Price: "Free", Features: a.features(plan), Badge: pages.Badge{Text: "Active", Kind: "good"}, CanUpgrade: true}
 	sub, err := a.Billing.Subscription(ctx, v.user.ID)

@@ -64,8 +64,11 @@ func (a *App) attempt(r *http.Request, email string) error {
 	if err != nil {
 		from = "unknown"
 	}
-	for _, key := range []string{"from " + from, "for " + strings.ToLower(strings.TrimSpace(email))} {
-		d, err := a.Logins.Allow(r.Context(), key, a.login, 1)
+	for _, try := range []struct {
+		key  string
+		plan *ratelimit.Plan
+	}{{"from " + from, a.network}, {"for " + strings.ToLower(strings.TrimSpace(email)), a.login}} {
+		d, err := a.Logins.Allow(r.Context(), try.key, try.plan, 1)
 		if err != nil {
 			return err
 		}
@@ -90,8 +93,18 @@ func (a *App) enter(r *http.Request, u users.User) error {
 	return nil
 }
 
+// mayLook counts a look-up of a code, against guessing.
+func (a *App) mayLook(r *http.Request) bool {
+	from, err := ratelimit.ByIP(a.Trusted...)(r)
+	if err != nil {
+		return false
+	}
+	d, err := a.Logins.Allow(r.Context(), "code "+from, a.network, 1)
+	return err == nil && d.Allowed
+}
+
 // register makes a user and sends the welcome.
-func (a *App) register(r *http.Request, email, password, name string) (users.User, error) {
+func (a *App) register(r *http.Request, email, password, name, code string) (users.User, error) {
 	if err := a.attempt(r, email); err != nil {
 		return users.User{}, err
 	}
@@ -102,6 +115,12 @@ func (a *App) register(r *http.Request, email, password, name string) (users.Use
 	if err := a.Mail.Welcome(r.Context(), u, a.PublicURL+"/verify?token="+a.Users.VerifyToken(u)); err != nil {
 		// The account is there and works; the link can be sent again.
 		a.Log.ErrorContext(r.Context(), "kolekt: welcome mail", "account", u.ID, "err", err)
+	}
+	if code != "" {
+		if err := a.redeem(r.Context(), u, code); err != nil {
+			// The account matters more than the code, which can be given later.
+			a.Log.InfoContext(r.Context(), "kolekt: code at sign-up", "account", u.ID, "err", err)
+		}
 	}
 	return u, a.enter(r, u)
 }
@@ -115,7 +134,7 @@ func (a *App) signUpForm(w http.ResponseWriter, r *http.Request, v *visit) error
 }
 
 func (a *App) signUp(w http.ResponseWriter, r *http.Request, v *visit) error {
-	_, err := a.register(r, r.FormValue("email"), r.FormValue("password"), r.FormValue("name"))
+	_, err := a.register(r, r.FormValue("email"), r.FormValue("password"), r.FormValue("name"), r.FormValue("ref"))
 	if fields, ok := formError(err); ok {
 		form := pages.Form{Next: next(r), Values: map[string]string{"email": r.FormValue("email"), "name": r.FormValue("name"), "ref": r.FormValue("ref")}, Errors: fields}
 		return a.show(w, r, v, http.StatusUnprocessableEntity, "signup", pages.Page{Title: "Start free", Data: form})

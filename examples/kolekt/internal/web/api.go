@@ -77,6 +77,9 @@ func (a *App) api(mux *http.ServeMux) error {
 	admin("GET /api/v1/admin/health", a.apiHealth)
 	admin("GET /api/v1/admin/projections", a.apiProjections)
 
+	person("GET /api/v1/referrals", a.apiReferral)
+	person("POST /api/v1/referrals/apply", a.apiApply)
+
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
 	})
@@ -112,7 +115,7 @@ func (a *App) identified(h apiHandler) apiHandler {
 		if c.key = apikeys.FromContext(r.Context()); c.key != nil {
 			c.account = c.key.Account()
 			var err error
-			if c.access, err = a.Billing.Access(r.Context(), c.account); err != nil {
+			if c.access, err = a.Feed.Access(r.Context(), c.account); err != nil {
 				return err
 			}
 			return h(w, r, c)
@@ -140,7 +143,7 @@ func (a *App) paced(h apiHandler) apiHandler {
 		d.WriteHeaders(w.Header(), ratelimit.StandardHeaders)
 		if !d.Allowed {
 			a.counts.throttled.Add(1)
-			return &tooFast{d}
+			return &rateError{d}
 		}
 		return h(w, r, c)
 	}
@@ -157,10 +160,10 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	_, _ = w.Write(append(b, '\n')) // the client has gone: nobody to tell
 }
 
-// badBody says what is wrong with a request's JSON.
-type badBody struct{ detail string }
+// bodyError says what is wrong with a request's JSON.
+type bodyError struct{ detail string }
 
-func (e *badBody) Error() string { return "kolekt: " + e.detail }
+func (e *bodyError) Error() string { return "kolekt: " + e.detail }
 
 // read decodes a request's body, strictly.
 func read(r *http.Request, v any) error {
@@ -172,23 +175,26 @@ func read(r *http.Request, v any) error {
 		case errors.As(err, &tooBig):
 			return err
 		case errors.Is(err, io.EOF):
-			return &badBody{"the body is empty: send a JSON object"}
+			return &bodyError{"the body is empty: send a JSON object"}
 		}
-		return &badBody{"the body can't be read: " + strings.TrimPrefix(err.Error(), "json: ")}
+		return &bodyError{"the body can't be read: " + strings.TrimPrefix(err.Error(), "json: ")}
 	}
 	if dec.More() {
-		return &badBody{"the body has more than one JSON value"}
+		return &bodyError{"the body has more than one JSON value"}
 	}
 	return nil
 }
 
 // problem says an error to a program.
 func (a *App) problem(r *http.Request, err error) problem.Details {
-	var quota *overQuota
-	var fast *tooFast
-	var body *badBody
-	var plan *needsPlan
+	var quota *quotaError
+	var fast *rateError
+	var body *bodyError
+	var plan *planError
 	var tooBig *http.MaxBytesError
+	if d, ok := codeProblem(err); ok {
+		return d
+	}
 	if field, ok := refusedText(err); ok {
 		if field == "" {
 			field = "tone"
@@ -282,6 +288,7 @@ type credentials struct {
 	Email    string `json:"email"`
 	Password string `json:"password"`
 	Name     string `json:"name"`
+	Code     string `json:"referral_code"`
 }
 
 func (a *App) person(u users.User) map[string]any {
@@ -293,7 +300,7 @@ func (a *App) apiSignUp(w http.ResponseWriter, r *http.Request, _ *caller) error
 	if err := read(r, &in); err != nil {
 		return err
 	}
-	u, err := a.register(r, in.Email, in.Password, in.Name)
+	u, err := a.register(r, in.Email, in.Password, in.Name, in.Code)
 	if err != nil {
 		return err
 	}
@@ -388,7 +395,7 @@ func (a *App) apiAnalytics(w http.ResponseWriter, r *http.Request, c *caller) er
 		if text := r.FormValue(name); text != "" {
 			t, err := time.Parse(time.DateOnly, text)
 			if err != nil {
-				return &badBody{name + " is not a date such as 2026-01-31"}
+				return &bodyError{name + " is not a date such as 2026-01-31"}
 			}
 			*at = t
 		}

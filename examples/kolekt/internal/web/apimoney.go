@@ -42,7 +42,7 @@ func (a *App) apiCheckout(w http.ResponseWriter, r *http.Request, c *caller) err
 	if err := read(r, &in); err != nil {
 		return err
 	}
-	s, err := a.Billing.Checkout(r.Context(), c.account, a.checkoutOrder(in.order()))
+	s, err := a.openCheckout(r.Context(), c.account, in.order())
 	if err != nil {
 		return err
 	}
@@ -139,7 +139,7 @@ func (a *App) apiIssueKey(w http.ResponseWriter, r *http.Request, c *caller) err
 		return err
 	}
 	if !c.access.Has("api") {
-		return &needsPlan{"api"}
+		return &planError{"api"}
 	}
 	scopes := []string{}
 	for _, p := range in.Permissions {
@@ -174,7 +174,7 @@ func (a *App) apiRevokeKey(w http.ResponseWriter, r *http.Request, c *caller) er
 	return nil
 }
 
-// needsPlan says that the plan lacks a feature.
-type needsPlan struct{ feature string }
+// planError says that the plan lacks a feature.
+type planError struct{ feature string }
 
-func (e *needsPlan) Error() string { return "kolekt: the plan doesn't have " + e.feature }
+func (e *planError) Error() string { return "kolekt: the plan doesn't have " + e.feature }

@@ -304,7 +304,7 @@ func (a *App) projection(r *http.Request) (projection, map[string]string, error)
 	}
 	var err error
 	if p.Months, err = p.Scenario.Project(); err != nil {
-		return p, form, &badBody{sentence(err)}
+		return p, form, &bodyError{sentence(err)}
 	}
 	for _, plan := range p.Scenario.Plans {
 		if users, ok := p.Scenario.BreakEven(plan.Plan); ok {

@@ -45,7 +45,7 @@ func (d *Dev) routes(a *App, mux *http.ServeMux, page func(string, handler)) {
 
 func (d *Dev) bar(a *App) *pages.Dev {
 	bar := &pages.Dev{Ephemeral: d.Ephemeral, Simulated: d.Simulated}
-	if now := a.Now(); now.Sub(time.Now()) > time.Minute {
+	if now := a.Now(); time.Until(now) > time.Minute {
 		bar.Clock = date(now)
 	}
 	if d.Mails != nil {
@@ -56,7 +56,7 @@ func (d *Dev) bar(a *App) *pages.Dev {
 
 func (a *App) clockPage(w http.ResponseWriter, r *http.Request, v *visit) error {
 	data := pages.Clock{Now: moment(a.Now())}
-	if a.Now().Sub(time.Now()) > time.Minute {
+	if time.Until(a.Now()) > time.Minute {
 		data.Real = moment(time.Now())
 	}
 	return a.show(w, r, v, http.StatusOK, "clock", pages.Page{Title: "Clock", Data: data})

@@ -1,7 +1,6 @@
 package web
 
 import (
-	"fmt"
 	"strings"
 	"time"
 
@@ -92,11 +91,6 @@ func (a *App) features(p billing.Plan) []string {
 		}
 	}
 	return lines
-}
-
-// priceText is a price and its interval.
-func priceText(p billing.PlanPrice) string {
-	return fmt.Sprintf("%s a %s", p.Amount, p.Interval)
 }
 
 // statusBadge says where a subscription stands.

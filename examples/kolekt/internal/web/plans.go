@@ -1,6 +1,7 @@
 package web
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -97,7 +98,7 @@ func order(r *http.Request) billing.Order {
 }
 
 func (a *App) checkout(w http.ResponseWriter, r *http.Request, v *visit) error {
-	c, err := a.Billing.Checkout(r.Context(), v.user.ID, a.checkoutOrder(order(r)))
+	c, err := a.openCheckout(r.Context(), v.user.ID, order(r))
 	if errors.Is(err, billing.ErrSubscribed) {
 		http.Redirect(w, r, "/account/change?"+url.Values{"plan": {r.FormValue("plan")}, "interval": {string(interval(r))}}.Encode(), http.StatusSeeOther)
 		return nil
@@ -108,8 +109,13 @@ func (a *App) checkout(w http.ResponseWriter, r *http.Request, v *visit) error {
 	return nil
 }
 
-func (a *App) checkoutOrder(o billing.Order) billing.CheckoutOrder {
-	return billing.CheckoutOrder{Order: o, SuccessURL: a.PublicURL + "/checkout/return?session={CHECKOUT_SESSION_ID}", CancelURL: a.PublicURL + "/checkout/return"}
+// openCheckout opens the payment page, with what a friend has given.
+func (a *App) openCheckout(ctx context.Context, account string, o billing.Order) (billing.Checkout, error) {
+	var err error
+	if o.CouponID, err = a.coupon(ctx, account, o); err != nil {
+		return billing.Checkout{}, err
+	}
+	return a.Billing.Checkout(ctx, account, billing.CheckoutOrder{Order: o, SuccessURL: a.PublicURL + "/checkout/return?session={CHECKOUT_SESSION_ID}", CancelURL: a.PublicURL + "/checkout/return"})
 }
 
 // checkoutReturn is where the payment page sends people. They may be faster

@@ -40,8 +40,8 @@ func (a *App) showPrivacy(w http.ResponseWriter, r *http.Request, v *visit, stat
 	data := pages.Privacy{Form: form}
 	for _, q := range list {
 		row := pages.PrivacyRequest{ID: q.ID, Asked: date(q.ReceivedAt), State: requestBadge(q.State)}
-		switch {
-		case q.Kind == gdpr.Erasure:
+		switch q.Kind {
+		case gdpr.Erasure:
 			row.What = "Erase the account"
 			if q.State == gdpr.Cooling || q.State == gdpr.Verified {
 				row.Cancel = true

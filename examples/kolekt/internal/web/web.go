@@ -23,6 +23,7 @@ import (
 	"github.com/kolekt/commerce/internal/problem"
 	"github.com/kolekt/commerce/mailer"
 	"github.com/kolekt/commerce/ratelimit"
+	"github.com/kolekt/commerce/referral"
 	"github.com/kolekt/commerce/usage"
 )
 
@@ -45,8 +46,11 @@ type Config struct {
 	Mail     Mail
 	Outbox   *mailer.Service // for the administrator's health page
 
-	Privacy  *gdpr.Service
-	Purposes []gdpr.Purpose // that people may agree to
+	// Feed answers what an account may do from memory, for programs.
+	Feed      *billing.Feed
+	Referrals *referral.Service
+	Privacy   *gdpr.Service
+	Purposes  []gdpr.Purpose // that people may agree to
 
 	// Ready says whether the stores answer.
 	Ready   func(ctx context.Context) error
@@ -54,6 +58,8 @@ type Config struct {
 	Now     func() time.Time
 	Log     *slog.Logger
 	Dev     *Dev // nil outside development
+	// Stopping is closed when the process is about to end: streams end then.
+	Stopping <-chan struct{}
 	// FormTargets are the origins of the payment pages.
 	FormTargets []string
 }
@@ -67,11 +73,12 @@ type Mail interface {
 // App is the application.
 type App struct {
 	Config
-	pages  *pages.Pages
-	plans  map[string]*ratelimit.Plan // of requests, by the catalogue's plan
-	login  *ratelimit.Plan
-	counts counts
-	root   http.Handler
+	pages   *pages.Pages
+	plans   map[string]*ratelimit.Plan // of requests, by the catalogue's plan
+	login   *ratelimit.Plan            // attempts for one address of mail
+	network *ratelimit.Plan            // attempts from one place
+	counts  counts
+	root    http.Handler
 }
 
 // New returns the application.
@@ -94,9 +101,11 @@ func New(cfg Config) (*App, error) {
 			return nil, err
 		}
 	}
-	// Somebody who mistypes has room; somebody who guesses gets a thousand
-	// tries a week.
+	// Somebody who mistypes has room; an office behind one address has more.
 	if a.login, err = ratelimit.NewPlan("login", ratelimit.PerMinute(10), ratelimit.PerHour(60)); err != nil {
+		return nil, err
+	}
+	if a.network, err = ratelimit.NewPlan("network", ratelimit.PerMinute(60), ratelimit.PerHour(600)); err != nil {
 		return nil, err
 	}
 	a.root, err = a.routes()
@@ -145,6 +154,8 @@ func (a *App) routes() (http.Handler, error) {
 	member("POST /account/keys", a.issueKey)
 	member("POST /account/keys/{id}/{action}", a.changeKey)
 
+	member("GET /account/referral", a.referralPage)
+	member("POST /account/referral", a.applyCode)
 	member("GET /account/privacy", a.privacyPage)
 	member("POST /account/privacy/export", a.ask(gdpr.Access))
 	member("POST /account/privacy/erasure", a.ask(gdpr.Erasure))
@@ -168,6 +179,8 @@ func (a *App) routes() (http.Handler, error) {
 	mux.Handle("GET /static/", a.pages.Static())
 	mux.Handle("/mail/unsubscribe/", a.Outbox.UnsubscribeHandler())
 	mux.HandleFunc("GET /metrics", a.metrics)
+	mux.HandleFunc("GET /account/events", a.events)
+	mux.Handle("GET /r/", http.StripPrefix("/r", a.Referrals.Links(referral.LinkConfig{Target: "/signup", Allow: a.mayLook})))
 	mux.HandleFunc("GET /api/v1/openapi.json", a.description)
 	mux.Handle("GET /api", http.RedirectHandler("/api/v1/openapi.json", http.StatusSeeOther))
 	mux.Handle("/api/v1/gdpr/", a.privacyAPI())

@@ -27,17 +27,17 @@ func Meters() []usage.Meter {
 	}}
 }
 
-// overQuota says that the period's kolekts are used up.
-type overQuota struct{ usage.Decision }
+// quotaError says that the period's kolekts are used up.
+type quotaError struct{ usage.Decision }
 
-func (e *overQuota) Error() string {
+func (e *quotaError) Error() string {
 	return fmt.Sprintf("kolekt: %d of %d kolekts are used until %s", e.Used, e.Limit, date(e.Reset()))
 }
 
-// tooFast says that the minute's requests are used up.
-type tooFast struct{ ratelimit.Decision }
+// rateError says that the minute's requests are used up.
+type rateError struct{ ratelimit.Decision }
 
-func (e *tooFast) Error() string { return "kolekt: too many requests" }
+func (e *rateError) Error() string { return "kolekt: too many requests" }
 
 // pace counts a request against the account's rate.
 func (a *App) pace(ctx context.Context, account, plan string) error {
@@ -48,7 +48,7 @@ func (a *App) pace(ctx context.Context, account, plan string) error {
 	d, err := a.Requests.Allow(ctx, account, p, 1)
 	if err == nil && !d.Allowed {
 		a.counts.throttled.Add(1)
-		err = &tooFast{d}
+		err = &rateError{d}
 	}
 	return err
 }
@@ -66,7 +66,7 @@ func (a *App) make(ctx context.Context, account string, draft kolekts.Draft) (ko
 		}
 		if !d.Allowed {
 			a.counts.overQuota.Add(1)
-			return &overQuota{d}
+			return &quotaError{d}
 		}
 		return store.Add(ctx, k)
 	})
@@ -149,8 +149,8 @@ func (a *App) makePage(w http.ResponseWriter, r *http.Request, v *visit) error {
 	if err == nil {
 		k, err = a.make(r.Context(), v.user.ID, draft)
 	}
-	var quota *overQuota
-	var fast *tooFast
+	var quota *quotaError
+	var fast *rateError
 	switch field, refused := refusedText(err); {
 	case refused:
 		form := pages.Form{
@@ -167,7 +167,7 @@ func (a *App) makePage(w http.ResponseWriter, r *http.Request, v *visit) error {
 			return err
 		}
 		if d.Remaining == 0 {
-			return a.quotaPage(w, r, v, &overQuota{d})
+			return a.quotaPage(w, r, v, &quotaError{d})
 		}
 		return a.ratePage(w, r, v, fast)
 	case err != nil:
@@ -229,7 +229,7 @@ func (a *App) meter(ctx context.Context, v *visit) (pages.Meter, error) {
 }
 
 // quotaPage offers the plan that would help.
-func (a *App) quotaPage(w http.ResponseWriter, r *http.Request, v *visit, e *overQuota) error {
+func (a *App) quotaPage(w http.ResponseWriter, r *http.Request, v *visit, e *quotaError) error {
 	m, err := a.meter(r.Context(), v)
 	if err != nil {
 		return err
@@ -240,7 +240,7 @@ func (a *App) quotaPage(w http.ResponseWriter, r *http.Request, v *visit, e *ove
 }
 
 // ratePage says when to come back, and which plan is faster.
-func (a *App) ratePage(w http.ResponseWriter, r *http.Request, v *visit, e *tooFast) error {
+func (a *App) ratePage(w http.ResponseWriter, r *http.Request, v *visit, e *rateError) error {
 	limit, err := v.access.Limit("requests")
 	if err != nil {
 		return err
