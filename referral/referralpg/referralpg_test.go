@@ -58,17 +58,27 @@ func TestAThousandWantTheLastUse(t *testing.T) {
 		return err
 	}))
 
+	// The control: two that have both read before either writes.
 	_, err = pool.Exec(ctx, `create table naive (uses int); insert into naive values (0)`)
 	require.NoError(t, err)
-	require.Greater(t, race(func(int) error {
+	var read sync.WaitGroup
+	read.Add(2)
+	overshoot := race(func(i int) error {
+		if i >= 2 {
+			return errors.New("two are enough")
+		}
 		var uses int
-		if err := pool.QueryRow(ctx, `select uses from naive`).Scan(&uses); err != nil {
+		err := pool.QueryRow(ctx, `select uses from naive`).Scan(&uses)
+		read.Done()
+		read.Wait()
+		if err != nil {
 			return err
 		}
 		if uses >= 1 {
 			return errors.New("exhausted")
 		}
-		_, err := pool.Exec(ctx, `update naive set uses = uses + 1`)
+		_, err = pool.Exec(ctx, `update naive set uses = uses + 1`)
 		return err
-	}), 1, "the control must overshoot")
+	})
+	require.Equal(t, 2, overshoot, "the control must overshoot")
 }
