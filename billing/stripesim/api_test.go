@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -330,20 +331,21 @@ func TestTheClock(t *testing.T) {
 	require.Equal(t, start.Add(90*time.Second), r.sim.Now())
 
 	// A clock that runs catches up with the next request, each at its instant.
-	now := start
+	var ahead atomic.Int64 // deliveries ask for the time from a goroutine of their own
+	now := func() time.Time { return start.Add(time.Duration(ahead.Load())) }
 	run := newRig(t, func(c *Config) {
 		c.Start = time.Time{}
-		c.Now = func() time.Time { return now }
+		c.Now = now
 	})
 	cus := run.customer("visa")
 	run.subscribe(cus, "price_pro")
-	now = now.AddDate(0, 3, 0)
+	ahead.Store(int64(start.AddDate(0, 3, 0).Sub(start)))
 	run.get("/v1/customers")
 	entries := run.sim.Ledger(cus)
 	require.Len(t, entries, 4)
 	require.Equal(t, time.Date(2025, 2, 28, 13, 0, 0, 0, time.UTC), entries[1].At)
 	run.advance(31 * day)
-	require.Equal(t, now.Add(31*day), run.sim.Now(), "ahead of the clock that it follows")
+	require.Equal(t, now().Add(31*day), run.sim.Now(), "ahead of the clock that it follows")
 	require.Len(t, run.sim.Ledger(cus), 5)
 
 	ctx, cancel := context.WithCancel(t.Context())
