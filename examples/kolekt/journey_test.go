@@ -191,6 +191,19 @@ func (c *client) pay(address string) {
 	require.Contains(c.t, string(b), "You are on")
 }
 
+// waits asserts that the event stream begins at once, through every layer.
+func (c *client) waits() {
+	c.t.Helper()
+	resp, err := c.http.Get(c.origin + "/account/events")
+	require.NoError(c.t, err)
+	defer resp.Body.Close()
+	require.Equal(c.t, "text/event-stream", resp.Header.Get("Content-Type"))
+	line := make([]byte, len(": still waiting"))
+	_, err = io.ReadFull(resp.Body, line)
+	require.NoError(c.t, err)
+	require.Equal(c.t, ": still waiting", string(line))
+}
+
 // paid asserts that the account's page lists an invoice of this amount.
 func (c *client) paid(amount string) {
 	c.t.Helper()
@@ -245,6 +258,8 @@ func journey(t *testing.T, env map[string]string) {
 	require.Equal(t, "subscribed", c.do("POST", "/api/v1/payments/create-checkout-session", m{"plan_type": "pro"}, 409)["code"])
 	sub := c.do("GET", "/api/v1/subscriptions/current", nil, 200)
 	require.Equal(t, "pro", sub["plan"])
+
+	c.waits()
 
 	// A key makes kolekts against the same quota.
 	issued := c.do("POST", "/api/v1/api-keys", m{"name": "ci", "permissions": []string{"read", "write"}}, 201)

@@ -14,6 +14,7 @@ import (
 	"github.com/kolekt/commerce/examples/kolekt/internal/ledger"
 	"github.com/kolekt/commerce/examples/kolekt/internal/users"
 	"github.com/kolekt/commerce/gdpr"
+	"github.com/kolekt/commerce/internal/ident"
 	"github.com/kolekt/commerce/mailer"
 	"github.com/kolekt/commerce/ratelimit"
 	"github.com/kolekt/commerce/referral"
@@ -83,7 +84,7 @@ func (h holders) sources(now func() time.Time) []gdpr.Source {
 		}, subjectData{
 			func(context.Context, string, func(string, map[string]any) error) error { return nil }, // copies of billing's
 			func(ctx context.Context, a string) (map[string]int64, error) {
-				n, err := h.ledger.Forget(ctx, a, "erased")
+				n, err := h.ledger.Forget(ctx, a, ident.New("erased", now())) // still one customer, of no name
 				return map[string]int64{"change": n}, err
 			},
 		}, nil, now),

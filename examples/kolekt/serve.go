@@ -101,7 +101,7 @@ func development(cfg Config, stores *Stores, stripe *Stripe, post *Mails, subscr
 	if !cfg.Development {
 		return nil
 	}
-	d := &web.Dev{Ephemeral: stores.Ephemeral(), Simulated: cfg.Simulated()}
+	d := &web.Dev{Ephemeral: stores.Ephemeral(), Simulated: cfg.Simulated(), Kinds: post.PreviewHandler()}
 	if sim := stripe.Simulator; sim != nil {
 		d.Simulator = sim.Handler()
 		d.Advance = func(ctx context.Context, by time.Duration) error {

@@ -19,11 +19,7 @@ func (a *App) administrator(h apiHandler) apiHandler {
 }
 
 func (a *App) apiRevenue(w http.ResponseWriter, r *http.Request, _ *caller) error {
-	list, err := a.subscribers(r.Context())
-	if err != nil {
-		return err
-	}
-	book, err := a.book(r.Context(), list)
+	_, book, err := a.business(r.Context())
 	if err != nil {
 		return err
 	}

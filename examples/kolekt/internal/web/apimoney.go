@@ -130,6 +130,17 @@ func (a *App) apiKeys(w http.ResponseWriter, r *http.Request, c *caller) error {
 	return nil
 }
 
+// reveal shows a new key's token, the only time.
+func (a *App) reveal(w http.ResponseWriter, token apikeys.Token, key apikeys.Key, err error) error {
+	if err != nil {
+		return err
+	}
+	out := keyJSON(key, a.Now())
+	out["token"] = token.Reveal()
+	writeJSON(w, http.StatusCreated, out)
+	return nil
+}
+
 func (a *App) apiIssueKey(w http.ResponseWriter, r *http.Request, c *caller) error {
 	var in struct {
 		Name        string   `json:"name"`
@@ -146,24 +157,12 @@ func (a *App) apiIssueKey(w http.ResponseWriter, r *http.Request, c *caller) err
 		scopes = append(scopes, "kolekts:"+p)
 	}
 	token, key, err := a.Keys.Issue(r.Context(), a.owner(c), apikeys.NewKey{Name: in.Name, Scopes: scopes})
-	if err != nil {
-		return err
-	}
-	out := keyJSON(key, a.Now())
-	out["token"] = token.Reveal()
-	writeJSON(w, http.StatusCreated, out)
-	return nil
+	return a.reveal(w, token, key, err)
 }
 
 func (a *App) apiRotateKey(w http.ResponseWriter, r *http.Request, c *caller) error {
 	token, key, err := a.Keys.Rotate(r.Context(), a.owner(c), r.PathValue("id"), apikeys.Rotation{Overlap: 24 * time.Hour})
-	if err != nil {
-		return err
-	}
-	out := keyJSON(key, a.Now())
-	out["token"] = token.Reveal()
-	writeJSON(w, http.StatusCreated, out)
-	return nil
+	return a.reveal(w, token, key, err)
 }
 
 func (a *App) apiRevokeKey(w http.ResponseWriter, r *http.Request, c *caller) error {

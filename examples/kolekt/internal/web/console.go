@@ -323,10 +323,10 @@ func (a *App) adminProjections(w http.ResponseWriter, r *http.Request, v *visit)
 		return a.show(w, r, v, http.StatusUnprocessableEntity, "admin-projections", pages.Page{Title: "Projections", Nav: "admin", Data: data})
 	}
 	income, profit := pages.Series{Name: "Revenue", Class: "a"}, pages.Series{Name: "Costs and fees", Class: "e"}
-	c := &pages.Chart{ID: "projection", Title: "Revenue and costs by month", Format: dollars}
+	c := &pages.Chart{ID: "projection", Title: "Revenue and costs, month by month", Format: dollars}
 	data.Months = pages.Table{Caption: "Revenue by month from user counts and plan mix", Heads: []string{"Month", "Users", "Paying", "Revenue", "Costs and fees", "Profit", "Sum"}, Numeric: map[int]bool{1: true, 2: true, 3: true, 4: true, 5: true, 6: true}}
 	for _, m := range p.Months {
-		label := "Month " + strconv.Itoa(m.Month+1)
+		label := strconv.Itoa(m.Month + 1)
 		c.Labels = append(c.Labels, label)
 		income.Values = append(income.Values, float64(m.Revenue.Amount))
 		profit.Values = append(profit.Values, -float64(m.Costs.Amount))

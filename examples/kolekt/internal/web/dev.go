@@ -23,6 +23,8 @@ type Dev struct {
 	Simulator http.Handler
 	// Mails are captured mails, the newest first; nil when mail is sent.
 	Mails func() []CapturedMail
+	// Kinds shows every kind of mail, made of samples.
+	Kinds http.Handler
 }
 
 // CapturedMail is a mail that was sent to nobody.
@@ -38,6 +40,7 @@ func (d *Dev) routes(a *App, mux *http.ServeMux, page func(string, handler)) {
 		page("GET /dev/mail", a.mailbox)
 		page("GET /dev/mail/{id}", a.mailbox)
 	}
+	mux.Handle("GET /dev/kinds/", http.StripPrefix("/dev/kinds", d.Kinds))
 	if d.Simulator != nil {
 		mux.Handle("/stripe/", d.Simulator)
 	}

@@ -106,9 +106,7 @@ func (a *App) ask(kind gdpr.Kind) handler {
 			a.tell(r, "info", "You have asked for it already.")
 		case err != nil:
 			return err
-		case kind == gdpr.Erasure:
-			a.tell(r, "warn", "Your account will be erased. You can still call it off.")
-		default:
+		case kind != gdpr.Erasure: // of which the page itself speaks
 			a.tell(r, "good", "Your copy is being made. It appears here, and we send you a mail.")
 		}
 		http.Redirect(w, r, "/account/privacy", http.StatusSeeOther)

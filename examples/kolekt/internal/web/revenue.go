@@ -44,12 +44,18 @@ func (a *App) book(ctx context.Context, list []subscriber) (*revenue.Book, error
 	}})
 }
 
-func (a *App) adminRevenue(w http.ResponseWriter, r *http.Request, v *visit) error {
-	list, err := a.subscribers(r.Context())
+// business is the subscribers and what they bring.
+func (a *App) business(ctx context.Context) ([]subscriber, *revenue.Book, error) {
+	list, err := a.subscribers(ctx)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	book, err := a.book(r.Context(), list)
+	book, err := a.book(ctx, list)
+	return list, book, err
+}
+
+func (a *App) adminRevenue(w http.ResponseWriter, r *http.Request, v *visit) error {
+	list, book, err := a.business(r.Context())
 	if err != nil {
 		return err
 	}
