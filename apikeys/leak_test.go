@@ -131,7 +131,7 @@ func TestGitHubReportRevokesTheKey(t *testing.T) {
 	h.ServeHTTP(w, tamperedBody)
 	require.Equal(t, 401, w.Code)
 	w = httptest.NewRecorder()
-	h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
 	require.Equal(t, 405, w.Code)
 	require.Equal(t, 400, post(h, private, "k1", "{").Code)
 	require.Equal(t, 413, post(h, private, "k1", strings.Repeat(" ", 1<<20+1)).Code)

@@ -112,7 +112,6 @@ type archive struct {
 
 // spool collects the rows of one kind of record.
 type spool struct {
-	record    string
 	json, csv *os.File
 	enc       *json.Encoder
 	table     *csv.Writer

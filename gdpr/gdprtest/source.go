@@ -178,7 +178,7 @@ func exportKinds(ctx context.Context, src gdpr.Source, subject gdpr.Subject) (ma
 	}
 	kinds := map[string][]byte{}
 	for _, f := range r.File {
-		kind := ""
+		var kind string
 		switch {
 		case strings.HasPrefix(f.Name, "data/") && strings.HasSuffix(f.Name, ".jsonl"):
 			kind = strings.TrimSuffix(f.Name[strings.LastIndexByte(f.Name, '/')+1:], ".jsonl")

@@ -45,7 +45,7 @@ func TestLinksAndTestsOfTheReadmeExist(t *testing.T) {
 		require.NoError(t, err)
 		for _, m := range relative.FindAllStringSubmatch(string(text), -1) {
 			_, err := os.Stat(root + m[1])
-			assert.NoError(t, err, "%s links to it", name)
+			require.NoError(t, err, "%s links to it", name)
 		}
 		for _, m := range runs.FindAllStringSubmatch(string(text), -1) {
 			assert.True(t, hasTest(t, root+m[1], m[2]), "%s: no test in %s matches %s", name, m[1], m[2])
