@@ -151,7 +151,7 @@ func serve(ctx context.Context, cfg Config, out io.Writer) error {
 		subscriptions.Run, feed.Run, referrals.Run, keys.Run, post.Run, privacy.Run, stripe.Run, stores.Clean,
 		func(ctx context.Context) error { return meters.Run(ctx, usage.RunConfig{Notify: post.Usage}) },
 	} {
-		group.Go(func() error { return untilDone(background, work) })
+		group.Go(func() error { return untilDone(background, log, work) })
 	}
 	greet(out, cfg)
 	err = listenUntil(ctx, listener, app, log) // drains requests first,

@@ -62,9 +62,11 @@ func listenUntil(ctx context.Context, l net.Listener, h http.Handler, log *slog.
 	return nil
 }
 
-// untilDone runs work, for which the end of ctx is no failure.
-func untilDone(ctx context.Context, work func(context.Context) error) error {
+// untilDone runs work, for which the end of ctx is no failure. Any other end is
+// said at once: requests are still served, but something isn't done any more.
+func untilDone(ctx context.Context, log *slog.Logger, work func(context.Context) error) error {
 	if err := work(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		log.ErrorContext(ctx, "kolekt: background work ended", "err", err)
 		return err
 	}
 	return nil
