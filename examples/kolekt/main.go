@@ -50,10 +50,12 @@ func run(ctx context.Context, args []string, getenv func(string) string, out io.
 		return migrate(ctx, cfg, out)
 	case args[0] == "doctor":
 		return doctor(ctx, cfg, out)
+	case args[0] == "catalog":
+		return applyCatalog(ctx, cfg, args[1:], out)
 	case args[0] == "healthcheck":
 		return healthcheck(ctx, cfg)
 	}
-	return fmt.Errorf("unknown command %q: want none (to serve), migrate, doctor or healthcheck", args[0])
+	return fmt.Errorf("unknown command %q: want none (to serve), migrate, doctor, catalog or healthcheck", args[0])
 }
 
 // serve wires everything and runs until ctx ends.
