@@ -74,7 +74,12 @@ type Reward struct {
 	Reversed int64
 	Currency string
 	// Grants are the gateway's objects by which it was granted.
-	Grants   []Grant
+	Grants []Grant
+	// Call is a grant that is under way: it is written down before the
+	// gateway is asked, with all that it depends on, so that whoever finishes
+	// it, after a crash or a lost answer, asks for the same.
+	Call *Call
+
 	NextTry  time.Time
 	Attempts int
 	Version  int64
@@ -88,6 +93,17 @@ type Grant struct {
 	Amount   int64     `json:"amount"`
 	Currency string    `json:"currency"`
 	At       time.Time `json:"at"`
+}
+
+// Call is a call of the gateway whose outcome isn't known yet.
+type Call struct {
+	ID      string `json:"id"`
+	Invoice string `json:"invoice,omitempty"` // for a month
+	Amount  int64  `json:"amount,omitempty"`  // for a credit: what is asked for
+	Less    int64  `json:"less,omitempty"`    // what is recovered of earlier reversals
+	// Reverse is what is taken back instead, for Cause.
+	Reverse int64  `json:"reverse,omitempty"`
+	Cause   string `json:"cause,omitempty"`
 }
 
 // EntryKind is what a row of the ledger is.

@@ -207,6 +207,12 @@ func (s *Service) HandleDraft(ctx context.Context, d Draft) error {
 		return fmt.Errorf("referral: draft: %w", err)
 	}
 	now := s.now()
+	for i := range rewards {
+		// What an earlier invoice left under way comes first.
+		if rewards[i], err = s.settle(ctx, rewards[i]); err != nil {
+			return err
+		}
+	}
 	for _, rw := range rewards {
 		for _, g := range rw.Grants {
 			if g.Invoice == d.Invoice {
@@ -218,38 +224,112 @@ func (s *Service) HandleDraft(ctx context.Context, d Draft) error {
 		if rw.MonthsLeft <= 0 || rw.State != RewardQualified && rw.State != RewardGranted || rw.VestsAt.After(now) {
 			continue
 		}
-		return s.grantMonth(ctx, rw, d, now)
+		carry, err := s.carried(ctx, rw.Account)
+		if err != nil {
+			return err
+		}
+		call := Call{ID: callID(rw, fmt.Sprintf("month:%d", rw.MonthsLeft)), Invoice: d.Invoice, Less: carry}
+		if rw, err = s.begin(ctx, rw, call); err != nil {
+			return err
+		}
+		_, err = s.settle(ctx, rw)
+		return err
 	}
 	return nil
 }
 
-func (s *Service) grantMonth(ctx context.Context, rw Reward, d Draft, now time.Time) error {
-	carry, err := s.carried(ctx, rw.Account)
-	if err != nil {
-		return err
+// begin writes a call down before it is made.
+func (s *Service) begin(ctx context.Context, rw Reward, call Call) (Reward, error) {
+	rw.Call = &call
+	if err := s.store.SaveReward(ctx, rw); err != nil {
+		return rw, fmt.Errorf("referral: grant: %w", err)
 	}
-	call := callID(rw, fmt.Sprintf("month:%d", rw.MonthsLeft))
-	ref, value, taken, currency, err := s.cfg.Biller.DiscountInvoice(ctx, call, rw.Account, d.Invoice, carry)
+	rw.Version++
+	return rw, nil
+}
+
+// settle finishes the call that a reward has under way, if any.
+func (s *Service) settle(ctx context.Context, rw Reward) (Reward, error) {
+	if rw.Call == nil || s.cfg.Biller == nil {
+		return rw, nil
+	}
+	call, now := *rw.Call, s.now()
+	if call.Reverse > 0 {
+		return s.settleReversal(ctx, rw, call, now)
+	}
+	g := Grant{ID: call.ID, Invoice: call.Invoice, At: now}
+	var value, recovered int64
+	var err error
+	if call.Invoice != "" {
+		g.Ref, value, g.Amount, g.Currency, err = s.cfg.Biller.DiscountInvoice(ctx, call.ID, rw.Account, call.Invoice, call.Less)
+		recovered = min(value-g.Amount, call.Less)
+	} else {
+		g.Amount, g.Currency = call.Amount, rw.Benefit.Currency
+		value, recovered = call.Amount+call.Less, call.Less
+		if call.Amount > 0 {
+			g.Ref, err = s.cfg.Biller.Credit(ctx, call.ID, rw.Account, call.Amount, g.Currency)
+		}
+	}
+	rw.Call = nil
 	if errors.Is(err, ErrTooLate) {
-		return nil
+		// Nothing happened: the month waits for the next invoice.
+		if err := s.store.SaveReward(ctx, rw); err != nil {
+			return rw, fmt.Errorf("referral: grant: %w", err)
+		}
+		rw.Version++
+		return rw, nil
 	}
 	if err != nil {
-		return fmt.Errorf("referral: month: %w", err)
+		return rw, fmt.Errorf("referral: grant: %w", err)
 	}
-	rw.State, rw.ChangedAt, rw.MonthsLeft = RewardGranted, now, rw.MonthsLeft-1
-	rw.Amount, rw.Currency = rw.Amount+value, currency
-	rw.Grants = append(rw.Grants, Grant{ID: call, Ref: ref, Invoice: d.Invoice, Amount: taken, Currency: currency, At: now})
-	entries := []Entry{{ID: call, Kind: EntryGrant, Reward: rw.ID, Account: rw.Account, Amount: value, Currency: currency, Cause: d.Invoice, At: now}}
-	if recovered := value - taken; recovered > 0 && carry > 0 {
+	if call.Invoice != "" {
+		rw.MonthsLeft--
+	}
+	rw.State, rw.ChangedAt = RewardGranted, now
+	rw.Amount, rw.Currency = rw.Amount+value, g.Currency
+	rw.Grants = append(rw.Grants, g)
+	cause := call.Invoice
+	if cause == "" {
+		cause = g.Ref
+	}
+	entries := []Entry{{ID: call.ID, Kind: EntryGrant, Reward: rw.ID, Account: rw.Account, Amount: value, Currency: g.Currency, Cause: cause, At: now}}
+	if recovered > 0 {
 		entries = append(entries, Entry{
-			ID: call + ":recovery", Kind: EntryRecovery, Reward: rw.ID, Account: rw.Account, Amount: min(recovered, carry), Currency: currency, Cause: d.Invoice, At: now,
+			ID: call.ID + ":recovery", Kind: EntryRecovery, Reward: rw.ID, Account: rw.Account, Amount: recovered, Currency: g.Currency, Cause: call.ID, At: now,
 		})
 	}
 	if err := s.store.SaveReward(ctx, rw, entries...); err != nil {
-		return fmt.Errorf("referral: month: %w", err)
+		return rw, fmt.Errorf("referral: grant: %w", err)
 	}
+	rw.Version++
 	s.tell(ctx, "reward_granted", rw)
-	return nil
+	return rw, nil
+}
+
+// settleReversal takes unspent credit back and enters the reversal. Months that
+// reached an invoice stay there: the whole is carried.
+func (s *Service) settleReversal(ctx context.Context, rw Reward, call Call, now time.Time) (Reward, error) {
+	var taken int64
+	if rw.Benefit.Credit > 0 {
+		var err error
+		if taken, err = s.cfg.Biller.Debit(ctx, call.ID, rw.Account, call.Reverse, rw.Currency); err != nil {
+			return rw, fmt.Errorf("referral: take back: %w", err)
+		}
+	}
+	rw.Call = nil
+	rw.Reversed += call.Reverse
+	rw.ChangedAt = now
+	entries := []Entry{{ID: call.ID, Kind: EntryReversal, Reward: rw.ID, Account: rw.Account, Amount: -call.Reverse, Currency: rw.Currency, Cause: call.Cause, At: now}}
+	if taken > 0 {
+		entries = append(entries, Entry{
+			ID: call.ID + ":recovery", Kind: EntryRecovery, Reward: rw.ID, Account: rw.Account, Amount: min(taken, call.Reverse), Currency: rw.Currency, Cause: call.Cause, At: now,
+		})
+	}
+	if err := s.store.SaveReward(ctx, rw, entries...); err != nil {
+		return rw, fmt.Errorf("referral: take back: %w", err)
+	}
+	rw.Version++
+	return rw, nil
 }
 
 // carried returns what was taken back from an account and isn't recovered.
@@ -262,6 +342,15 @@ func (s *Service) carried(ctx context.Context, account string) (int64, error) {
 	for _, e := range ledger {
 		if e.Kind != EntryGrant {
 			carry -= e.Amount
+		}
+	}
+	rewards, err := s.store.Rewards(ctx, RewardFilter{Account: account, Limit: 1000})
+	if err != nil {
+		return 0, fmt.Errorf("referral: ledger: %w", err)
+	}
+	for _, rw := range rewards {
+		if rw.Call != nil {
+			carry -= rw.Call.Less // under way to be recovered
 		}
 	}
 	return max(carry, 0), nil
@@ -315,6 +404,11 @@ func (s *Service) HandleRefunded(ctx context.Context, f Refunded) error {
 }
 
 func (s *Service) takeBack(ctx context.Context, rw Reward, cause string, part, whole int64) error {
+	// What is under way can't be taken back before it is known to be there.
+	rw, err := s.settle(ctx, rw)
+	if err != nil {
+		return err
+	}
 	now := s.now()
 	full := part == whole
 	switch rw.State {
@@ -334,34 +428,29 @@ func (s *Service) takeBack(ctx context.Context, rw Reward, cause string, part, w
 			rw.State = RewardReversed
 		}
 	}
-	var entries []Entry
 	if rw.Amount > 0 {
 		// In all, not once more: a second partial refund of the same payment
 		// brings the new total.
 		if more := min(rounded(rw.Amount*part, whole), rw.Amount) - rw.Reversed; more > 0 {
-			call := callID(rw, "reverse:"+cause)
-			taken := int64(0)
-			if rw.Benefit.Credit > 0 && s.cfg.Biller != nil {
-				var err error
-				if taken, err = s.cfg.Biller.Debit(ctx, call, rw.Account, more, rw.Currency); err != nil {
-					return fmt.Errorf("referral: take back: %w", err)
-				}
+			after := rw
+			if rw, err = s.begin(ctx, before, Call{ID: callID(rw, "reverse:"+cause), Reverse: more, Cause: cause}); err != nil {
+				return err
 			}
-			rw.Reversed += more
-			entries = append(entries, Entry{ID: call, Kind: EntryReversal, Reward: rw.ID, Account: rw.Account, Amount: -more, Currency: rw.Currency, Cause: cause, At: now})
-			if taken > 0 {
-				entries = append(entries, Entry{ID: call + ":recovery", Kind: EntryRecovery, Reward: rw.ID, Account: rw.Account, Amount: min(taken, more), Currency: rw.Currency, Cause: cause, At: now})
+			if rw, err = s.settle(ctx, rw); err != nil {
+				return err
 			}
+			before = rw
+			rw.State, rw.MonthsLeft, rw.Benefit = after.State, after.MonthsLeft, after.Benefit
 		}
 		if full {
 			rw.State = RewardReversed
 		}
 	}
-	if rw.State == before.State && rw.MonthsLeft == before.MonthsLeft && rw.Reversed == before.Reversed && rw.Benefit == before.Benefit {
+	if rw.State == before.State && rw.MonthsLeft == before.MonthsLeft && rw.Benefit == before.Benefit {
 		return nil
 	}
 	rw.ChangedAt = now
-	if err := s.store.SaveReward(ctx, rw, entries...); err != nil {
+	if err := s.store.SaveReward(ctx, rw); err != nil {
 		return fmt.Errorf("referral: take back: %w", err)
 	}
 	if rw.State == RewardReversed {
@@ -441,9 +530,14 @@ func (s *Service) Work(ctx context.Context) (int, error) {
 			n++
 			if err := s.grant(ctx, rw, now); err != nil && !errors.Is(err, ErrConflict) {
 				s.cfg.Logger.ErrorContext(ctx, "referral: grant", "reward", rw.ID, "err", err)
-				rw.Attempts++
-				rw.NextTry = now.Add(min(time.Minute<<min(rw.Attempts-1, 6), time.Hour))
-				if err := s.store.SaveReward(ctx, rw); err != nil && !errors.Is(err, ErrConflict) {
+				// As it is stored now: the call that failed was written down.
+				stored, err := s.store.Reward(ctx, rw.ID)
+				if err != nil {
+					return n, fmt.Errorf("referral: work: %w", err)
+				}
+				stored.Attempts++
+				stored.NextTry = now.Add(min(time.Minute<<min(stored.Attempts-1, 6), time.Hour))
+				if err := s.store.SaveReward(ctx, stored); err != nil && !errors.Is(err, ErrConflict) {
 					return n, fmt.Errorf("referral: work: %w", err)
 				}
 			}
@@ -467,32 +561,20 @@ func (s *Service) Work(ctx context.Context) (int, error) {
 
 // grant gives a vested credit or custom benefit.
 func (s *Service) grant(ctx context.Context, rw Reward, now time.Time) error {
-	call := callID(rw, "grant")
-	entry := Entry{ID: call, Kind: EntryGrant, Reward: rw.ID, Account: rw.Account, Currency: rw.Benefit.Currency, At: now}
 	switch {
 	case rw.Benefit.Credit > 0 && s.cfg.Biller != nil:
-		carry, err := s.carried(ctx, rw.Account)
-		if err != nil {
-			return err
-		}
-		less := min(carry, rw.Benefit.Credit)
-		ref := ""
-		if rw.Benefit.Credit > less {
-			if ref, err = s.cfg.Biller.Credit(ctx, call, rw.Account, rw.Benefit.Credit-less, rw.Benefit.Currency); err != nil {
+		if rw.Call == nil {
+			carry, err := s.carried(ctx, rw.Account)
+			if err != nil {
+				return err
+			}
+			less := min(carry, rw.Benefit.Credit)
+			if rw, err = s.begin(ctx, rw, Call{ID: callID(rw, "grant"), Amount: rw.Benefit.Credit - less, Less: less}); err != nil {
 				return err
 			}
 		}
-		rw.Amount, rw.Currency = rw.Benefit.Credit, rw.Benefit.Currency
-		rw.Grants = append(rw.Grants, Grant{ID: call, Ref: ref, Amount: rw.Benefit.Credit - less, Currency: rw.Currency, At: now})
-		entry.Amount, entry.Cause = rw.Amount, ref
-		rw.State, rw.ChangedAt = RewardGranted, now
-		entries := []Entry{entry}
-		if less > 0 {
-			entries = append(entries, Entry{ID: call + ":recovery", Kind: EntryRecovery, Reward: rw.ID, Account: rw.Account, Amount: less, Currency: rw.Currency, Cause: call, At: now})
-		}
-		if err := s.store.SaveReward(ctx, rw, entries...); err != nil {
-			return err
-		}
+		_, err := s.settle(ctx, rw)
+		return err
 	default:
 		// The application gives it, when it is told.
 		if s.cfg.Notify == nil {
@@ -504,6 +586,4 @@ func (s *Service) grant(ctx context.Context, rw Reward, now time.Time) error {
 		rw.State, rw.ChangedAt = RewardGranted, now
 		return s.store.SaveReward(ctx, rw)
 	}
-	s.tell(ctx, "reward_granted", rw)
-	return nil
 }

@@ -63,6 +63,10 @@ func cloneRedemption(r referral.Redemption) referral.Redemption {
 
 func cloneReward(r referral.Reward) referral.Reward {
 	r.Grants = slices.Clone(r.Grants)
+	if r.Call != nil {
+		call := *r.Call
+		r.Call = &call
+	}
 	return r
 }
 

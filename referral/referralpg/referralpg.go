@@ -418,14 +418,14 @@ func (s *Store) CountQualified(ctx context.Context, campaign, referrer string) (
 	return n, nil
 }
 
-const rewardColumns = `id, redemption, campaign, account, side, benefit, state, vests_at, created_at, changed_at, months_left, amount, reversed, currency, grants, next_try, attempts, version`
+const rewardColumns = `id, redemption, campaign, account, side, benefit, state, vests_at, created_at, changed_at, months_left, amount, reversed, currency, grants, call, next_try, attempts, version`
 
 func scanReward(row pgx.CollectableRow) (referral.Reward, error) {
 	var r referral.Reward
-	var benefit, grants []byte
+	var benefit, grants, call []byte
 	var vests, next *time.Time
 	err := row.Scan(&r.ID, &r.Redemption, &r.Campaign, &r.Account, &r.Side, &benefit, &r.State, &vests, &r.CreatedAt, &r.ChangedAt,
-		&r.MonthsLeft, &r.Amount, &r.Reversed, &r.Currency, &grants, &next, &r.Attempts, &r.Version)
+		&r.MonthsLeft, &r.Amount, &r.Reversed, &r.Currency, &grants, &call, &next, &r.Attempts, &r.Version)
 	if err != nil {
 		return r, err
 	}
@@ -438,6 +438,9 @@ func scanReward(row pgx.CollectableRow) (referral.Reward, error) {
 	}
 	if len(r.Grants) == 0 {
 		r.Grants = nil
+	}
+	if call != nil {
+		return r, json.Unmarshal(call, &r.Call)
 	}
 	return r, nil
 }
@@ -494,12 +497,18 @@ func (s *Store) SaveReward(ctx context.Context, r referral.Reward, entries ...re
 	if err != nil {
 		return fmt.Errorf("referralpg: reward: %w", err)
 	}
+	var call []byte
+	if r.Call != nil {
+		if call, err = json.Marshal(r.Call); err != nil {
+			return fmt.Errorf("referralpg: reward: %w", err)
+		}
+	}
 	return s.inTx(ctx, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, `
 			update referral_rewards set benefit = $3, state = $4, vests_at = $5, changed_at = $6, months_left = $7, amount = $8, reversed = $9,
-				currency = $10, grants = $11, next_try = $12, attempts = $13, version = version + 1
+				currency = $10, grants = $11, next_try = $12, attempts = $13, call = $14, version = version + 1
 			where id = $1 and version = $2`,
-			r.ID, r.Version, benefit, string(r.State), nullable(r.VestsAt), r.ChangedAt, r.MonthsLeft, r.Amount, r.Reversed, r.Currency, grants, nullable(r.NextTry), r.Attempts)
+			r.ID, r.Version, benefit, string(r.State), nullable(r.VestsAt), r.ChangedAt, r.MonthsLeft, r.Amount, r.Reversed, r.Currency, grants, nullable(r.NextTry), r.Attempts, call)
 		if err != nil {
 			return fmt.Errorf("referralpg: reward: %w", err)
 		}

@@ -372,6 +372,7 @@ func TestStore(t *testing.T, newStore func(t *testing.T) referral.Store) {
 		must(t, err)
 		rw.State, rw.MonthsLeft, rw.Amount, rw.Reversed, rw.Currency, rw.Attempts = referral.RewardGranted, 0, 999, 9, "USD", 2
 		rw.VestsAt, rw.NextTry, rw.ChangedAt = start, start.Add(time.Hour), start.Add(time.Minute)
+		rw.Call = &referral.Call{ID: "c", Invoice: "in_1", Amount: 5, Less: 2}
 		rw.Grants = []referral.Grant{{ID: "g", Ref: "co_1", Invoice: "in_1", Amount: 999, Currency: "USD", At: start}}
 		errs := parallel(16, func(i int) error {
 			return s.SaveReward(ctx, rw, referral.Entry{ID: fmt.Sprint("e", i), Kind: referral.EntryGrant, Reward: rw.ID, Account: "ada", Amount: 999, Currency: "USD", Cause: "in_1", At: start})
@@ -380,6 +381,11 @@ func TestStore(t *testing.T, newStore func(t *testing.T) referral.Store) {
 		got, err := s.Reward(ctx, rw.ID)
 		must(t, err)
 		rw.Version = 2
+		if got.Call == nil {
+			t.Fatal("the call that is under way got lost")
+		}
+		same(t, "call", *got.Call, *rw.Call)
+		got.Call, rw.Call = nil, nil
 		same(t, "reward", got, rw)
 		ledger, err := s.Ledger(ctx, "ada")
 		must(t, err)

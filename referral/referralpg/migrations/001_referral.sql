@@ -54,6 +54,7 @@ create table referral_rewards (
     reversed    bigint not null default 0,
     currency    text not null default '',
     grants      json not null default '[]',
+    call        json,
     next_try    timestamptz,
     attempts    int not null default 0,
     version     bigint not null default 1,
