@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -68,9 +69,11 @@ func (h holders) sources(now func() time.Time) []gdpr.Source {
 		}, nil, now),
 		gdpr.Adapt(gdpr.Descriptor{
 			Name: "usage", Categories: []string{"usage"}, Purpose: "to count against the plan", Basis: gdpr.Contract, Retention: account, Portable: true, Allow: own,
+			Tables: []string{"usage_events", "usage_counters", "usage_days", "usage_holds", "usage_keys", "usage_notices"},
 		}, h.usage, nil, now),
 		gdpr.Adapt(gdpr.Descriptor{
 			Name: "apikeys", Categories: []string{"credentials' descriptions"}, Purpose: "to let programs in", Basis: gdpr.Contract, Retention: account, Allow: own,
+			Tables: []string{"apikeys_keys", "apikeys_log"},
 		}, h.keys, nil, now),
 		gdpr.Adapt(gdpr.Descriptor{
 			Name: "ratelimit", Categories: []string{"usage"}, Purpose: "to keep the service up for everybody", Basis: gdpr.LegitimateInterest, Retention: "minutes",
@@ -78,6 +81,7 @@ func (h holders) sources(now func() time.Time) []gdpr.Source {
 		gdpr.Adapt(gdpr.Descriptor{
 			Name: "billing", Categories: []string{"payment"}, Purpose: "to charge for the plan", Basis: gdpr.Contract, Recipients: []string{"Stripe"},
 			Retention: "invoices for as long as the law says, the rest until the account is erased", Allow: own,
+			Tables: []string{"billing_accounts", "billing_events", "billing_notices"},
 		}, h.billing, map[string]gdpr.Retain{"invoice": kept, "subscription": kept, "account": kept}, now),
 		gdpr.Adapt(gdpr.Descriptor{
 			Name: "ledger", Categories: []string{"payment"}, Purpose: "to know the revenue", Basis: gdpr.LegitimateInterest, Retention: "without the person: for ever", Tables: []string{"ledger_changes"},
@@ -90,11 +94,13 @@ func (h holders) sources(now func() time.Time) []gdpr.Source {
 		}, nil, now),
 		gdpr.Adapt(gdpr.Descriptor{
 			Name: "mailer", Categories: []string{"contact"}, Purpose: "to send what the person should know", Basis: gdpr.Contract, Retention: "30 days after a mail", Allow: own,
+			Tables: []string{"mailer_outbox"},
 		}, h.mail.Service, nil, now),
 	}
 	first = append(first, gdpr.Adapt(gdpr.Descriptor{
 		Name: "referral", Categories: []string{"contact's fingerprints"}, Purpose: "to reward who invites friends", Basis: gdpr.Contract,
 		Retention: "fingerprints for two years, so that nobody is invited twice", Allow: own,
+		Tables: []string{"referral_codes", "referral_redemptions", "referral_rewards", "referral_ledger", "referral_owner_signals", "referral_caps"},
 	}, h.referral, nil, now))
 	login := gdpr.Descriptor{
 		Name: "users", Categories: []string{"contact", "login"}, Purpose: "to let the person in", Basis: gdpr.Contract, Retention: account, Portable: true, Tables: []string{"users", "sessions"}, Allow: own,
@@ -121,14 +127,20 @@ func newPrivacy(cfg Config, stores *Stores, h holders, now func() time.Time, log
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return nil, fmt.Errorf("EXPORT_DIR: %w", err)
 	}
+	var journal gdpr.Journal
+	if cfg.DatabaseURL != "" {
+		// Beside the database, so that a restored backup is noticed. A store in
+		// memory has no past to be behind of.
+		journal = gdpr.NewFileJournal(filepath.Join(folder, "erasures.jsonl"))
+	}
 	return gdpr.New(stores.Privacy, gdpr.Config{
-		Pepper: cfg.Derive("gdpr"), Sources: h.sources(now), Files: gdpr.DirFiles(folder), Poll: time.Second, Now: now, Logger: log,
+		Journal: journal, Pepper: cfg.Derive("gdpr"), Sources: h.sources(now), Files: gdpr.DirFiles(folder), Poll: time.Second, Now: now, Logger: log,
 		Subject: func(ctx context.Context, id string) (gdpr.Subject, error) {
 			u, err := h.users.Store().ByID(ctx, id)
 			if err != nil {
 				return gdpr.Subject{}, fmt.Errorf("%w: %w", gdpr.ErrNotFound, err)
 			}
-			return gdpr.Subject{ID: u.ID, Epoch: u.CreatedAt, Identifiers: []gdpr.Identifier{{Kind: "email", Value: u.Email}}}, nil
+			return subject(u), nil
 		},
 		Purposes: purposes(),
 		// Programs lose their keys at once. The person may still come in, and
@@ -139,6 +151,39 @@ func newPrivacy(cfg Config, stores *Stores, h holders, now func() time.Time, log
 		},
 		Notify: h.mail.Privacy,
 	})
+}
+
+func subject(u users.User) gdpr.Subject {
+	return gdpr.Subject{ID: u.ID, Epoch: u.CreatedAt, Identifiers: []gdpr.Identifier{{Kind: "email", Value: u.Email}}}
+}
+
+// eraseAgain is for a database that was restored from a backup: whom the
+// journal knows as erased is erased again before anybody is served.
+func eraseAgain(ctx context.Context, privacy *gdpr.Service, people *users.Service, log *slog.Logger) error {
+	err := privacy.CheckJournal(ctx)
+	if !errors.Is(err, gdpr.ErrBehind) {
+		return err
+	}
+	n, err := privacy.Reapply(ctx, func(ctx context.Context, yield func(gdpr.Subject) error) error {
+		const page = 500
+		for before := ""; ; {
+			list, err := people.Store().List(ctx, "", before, page)
+			if err != nil {
+				return err
+			}
+			for _, u := range list {
+				if err := yield(subject(u)); err != nil {
+					return err
+				}
+				before = u.ID
+			}
+			if len(list) < page {
+				return nil
+			}
+		}
+	})
+	log.WarnContext(ctx, "the database was behind the journal of erasures", "erased_again", n)
+	return err
 }
 
 // Privacy tells a person what has become of a request.
