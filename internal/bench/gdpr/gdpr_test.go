@@ -211,4 +211,3 @@ func best(ds []time.Duration) time.Duration {
 	}
 	return least
 }
-
