@@ -28,6 +28,7 @@ type Redemption struct {
 	ClosesAt   time.Time // when an unqualified one is voided
 	PaidBy     string    // the payment that qualified it
 	PaidAmount int64     // minor units
+	Refunded   int64     // of PaidAmount, in all
 	Currency   string
 }
 
@@ -101,6 +102,9 @@ type Call struct {
 	Invoice string `json:"invoice,omitempty"` // for a month
 	Amount  int64  `json:"amount,omitempty"`  // for a credit: what is asked for
 	Less    int64  `json:"less,omitempty"`    // what is recovered of earlier reversals
+	// Returned is the part of a credit that a refund took back before it was
+	// granted: it is booked as granted and reversed, and never asked for.
+	Returned int64 `json:"returned,omitempty"`
 	// Reverse is what is taken back instead, for Cause.
 	Reverse int64  `json:"reverse,omitempty"`
 	Cause   string `json:"cause,omitempty"`

@@ -265,7 +265,7 @@ func (s *Service) settle(ctx context.Context, rw Reward) (Reward, error) {
 		recovered = min(value-g.Amount, call.Less)
 	} else {
 		g.Amount, g.Currency = call.Amount, rw.Benefit.Currency
-		value, recovered = call.Amount+call.Less, call.Less
+		value, recovered = call.Amount+call.Less+call.Returned, call.Less+call.Returned
 		if call.Amount > 0 {
 			g.Ref, err = s.cfg.Biller.Credit(ctx, call.ID, rw.Account, call.Amount, g.Currency)
 		}
@@ -287,12 +287,18 @@ func (s *Service) settle(ctx context.Context, rw Reward) (Reward, error) {
 	}
 	rw.State, rw.ChangedAt = RewardGranted, now
 	rw.Amount, rw.Currency = rw.Amount+value, g.Currency
+	rw.Reversed += call.Returned
 	rw.Grants = append(rw.Grants, g)
 	cause := call.Invoice
 	if cause == "" {
 		cause = g.Ref
 	}
 	entries := []Entry{{ID: call.ID, Kind: EntryGrant, Reward: rw.ID, Account: rw.Account, Amount: value, Currency: g.Currency, Cause: cause, At: now}}
+	if call.Returned > 0 {
+		entries = append(entries, Entry{
+			ID: call.ID + ":reversal", Kind: EntryReversal, Reward: rw.ID, Account: rw.Account, Amount: -call.Returned, Currency: g.Currency, Cause: call.ID, At: now,
+		})
+	}
 	if recovered > 0 {
 		entries = append(entries, Entry{
 			ID: call.ID + ":recovery", Kind: EntryRecovery, Reward: rw.ID, Account: rw.Account, Amount: recovered, Currency: g.Currency, Cause: call.ID, At: now,
@@ -380,7 +386,14 @@ func (s *Service) HandleRefunded(ctx context.Context, f Refunded) error {
 	if r.State != RedemptionQualified || r.PaidAmount <= 0 || f.Amount <= 0 || f.Currency != r.Currency {
 		return nil
 	}
-	part := min(f.Amount, r.PaidAmount)
+	part := min(max(f.Amount, r.Refunded), r.PaidAmount)
+	if part > r.Refunded {
+		// First, for a grant that is about to begin: it looks here.
+		r.Refunded = part
+		if err := s.store.MoveRedemption(ctx, r, []RedemptionState{RedemptionQualified}, nil); err != nil {
+			return fmt.Errorf("referral: refund: %w", err)
+		}
+	}
 	rewards, err := s.store.Rewards(ctx, RewardFilter{Redemption: r.ID})
 	if err != nil {
 		return fmt.Errorf("referral: refund: %w", err)
@@ -421,12 +434,9 @@ func (s *Service) takeBack(ctx context.Context, rw Reward, cause string, part, w
 		return nil
 	}
 	rw.MonthsLeft = 0
-	if rw.State != RewardGranted {
-		if rw.Benefit.Credit > 0 && !full {
-			rw.Benefit.Credit -= rounded(rw.Benefit.Credit*part, whole)
-		} else {
-			rw.State = RewardReversed
-		}
+	waits := rw.State != RewardGranted && rw.Benefit.Credit > 0 && !full
+	if rw.State != RewardGranted && !waits {
+		rw.State = RewardReversed
 	}
 	if rw.Amount > 0 {
 		// In all, not once more: a second partial refund of the same payment
@@ -440,13 +450,15 @@ func (s *Service) takeBack(ctx context.Context, rw Reward, cause string, part, w
 				return err
 			}
 			before = rw
-			rw.State, rw.MonthsLeft, rw.Benefit = after.State, after.MonthsLeft, after.Benefit
+			rw.State, rw.MonthsLeft = after.State, after.MonthsLeft
 		}
 		if full {
 			rw.State = RewardReversed
 		}
 	}
-	if rw.State == before.State && rw.MonthsLeft == before.MonthsLeft && rw.Benefit == before.Benefit {
+	// A credit that waits is saved as it is: the grant subtracts the refund, and
+	// one that looked before there was any loses by the version.
+	if !waits && rw.State == before.State && rw.MonthsLeft == before.MonthsLeft {
 		return nil
 	}
 	rw.ChangedAt = now
@@ -568,8 +580,17 @@ func (s *Service) grant(ctx context.Context, rw Reward, now time.Time) error {
 			if err != nil {
 				return err
 			}
-			less := min(carry, rw.Benefit.Credit)
-			if rw, err = s.begin(ctx, rw, Call{ID: callID(rw, "grant"), Amount: rw.Benefit.Credit - less, Less: less}); err != nil {
+			r, err := s.store.Redemption(ctx, rw.Redemption)
+			if err != nil {
+				return err
+			}
+			call := Call{ID: callID(rw, "grant"), Amount: rw.Benefit.Credit}
+			if r.PaidAmount > 0 {
+				call.Returned = rounded(rw.Benefit.Credit*r.Refunded, r.PaidAmount)
+			}
+			call.Less = min(carry, rw.Benefit.Credit-call.Returned)
+			call.Amount -= call.Returned + call.Less
+			if rw, err = s.begin(ctx, rw, call); err != nil {
 				return err
 			}
 		}

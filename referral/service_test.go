@@ -382,6 +382,25 @@ func TestRefundsTakeBackInProportionAndNeverMore(t *testing.T) {
 		require.NoError(t, w.service.HandleDraft(ctx, referral.Draft{Invoice: "in_2", Account: "ada"}))
 		require.Empty(t, w.biller.invoices)
 	})
+	t.Run("BeforeTheGrantHoweverOftenTheEventComes", func(t *testing.T) {
+		c := friends()
+		c.Referrer = referral.Benefit{Credit: 1000, Currency: "USD"}
+		w := newWorld(t, c)
+		w.redeem(w.code("ada"), "bob")
+		w.paid("bob", 1000)
+		for range 3 {
+			refund(w, "re_1", 400)
+		}
+		w.now = w.now.Add(30 * day)
+		w.work()
+		for range 3 {
+			refund(w, "re_1", 400)
+		}
+		require.Equal(t, int64(600), w.biller.balance["ada"])
+		require.Equal(t, int64(400), w.reward("ada").Reversed)
+		refund(w, "re_2", 500)
+		require.Equal(t, int64(500), w.biller.balance["ada"])
+	})
 	credit := friends()
 	credit.Referrer = referral.Benefit{Credit: 1000, Currency: "USD"}
 	t.Run("UnspentCreditGoesSpentIsCarried", func(t *testing.T) {

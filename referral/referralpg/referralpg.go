@@ -288,13 +288,13 @@ func (s *Store) PutSignals(ctx context.Context, account string, signals []referr
 	return nil
 }
 
-const redemptionColumns = `id, campaign, code, referrer, referee, state, reasons, terms, created_at, changed_at, closes_at, paid_by, paid, currency`
+const redemptionColumns = `id, campaign, code, referrer, referee, state, reasons, terms, created_at, changed_at, closes_at, paid_by, paid, refunded, currency`
 
 func scanRedemption(row pgx.CollectableRow) (referral.Redemption, error) {
 	var r referral.Redemption
 	var terms []byte
 	err := row.Scan(&r.ID, &r.Campaign, &r.Code, &r.Referrer, &r.Referee, &r.State, &r.Reasons, &terms,
-		&r.CreatedAt, &r.ChangedAt, &r.ClosesAt, &r.PaidBy, &r.PaidAmount, &r.Currency)
+		&r.CreatedAt, &r.ChangedAt, &r.ClosesAt, &r.PaidBy, &r.PaidAmount, &r.Refunded, &r.Currency)
 	if err != nil {
 		return r, err
 	}
@@ -370,9 +370,9 @@ func (s *Store) MoveRedemption(ctx context.Context, r referral.Redemption, from 
 	}
 	return s.inTx(ctx, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, `
-			update referral_redemptions set state = $2, reasons = $3, changed_at = $4, closes_at = $5, paid_by = $6, paid = $7, currency = $8
+			update referral_redemptions set state = $2, reasons = $3, changed_at = $4, closes_at = $5, paid_by = $6, paid = $7, currency = $8, refunded = $10
 			where id = $1 and state = any ($9)`,
-			r.ID, string(r.State), reasons, r.ChangedAt, r.ClosesAt, r.PaidBy, r.PaidAmount, r.Currency, text(from))
+			r.ID, string(r.State), reasons, r.ChangedAt, r.ClosesAt, r.PaidBy, r.PaidAmount, r.Currency, text(from), r.Refunded)
 		if err != nil {
 			return fmt.Errorf("referralpg: move: %w", err)
 		}

@@ -339,6 +339,7 @@ func TestStore(t *testing.T, newStore func(t *testing.T) referral.Store) {
 		r, err := s.Redeem(ctx, attempt("CODE", "bob"))
 		must(t, err)
 		r.State, r.ChangedAt, r.PaidBy, r.PaidAmount, r.Currency, r.Reasons = referral.RedemptionQualified, start.Add(time.Minute), "in_1", 999, "USD", []string{"x"}
+		r.Refunded = 5
 		tier := referral.Benefit{FreeMonths: 3}
 		moves := []referral.RewardMove{{Side: referral.Referrer, From: []referral.RewardState{referral.RewardPending}, To: referral.RewardQualified, VestsAt: start.AddDate(0, 1, 0), Benefit: &tier}}
 		errs := parallel(16, func(int) error {

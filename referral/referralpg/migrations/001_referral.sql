@@ -27,6 +27,7 @@ create table referral_redemptions (
     closes_at  timestamptz not null,
     paid_by    text not null default '',
     paid       bigint not null default 0,
+    refunded   bigint not null default 0,
     currency   text not null default '',
     constraint referral_redemptions_self check (referrer <> referee)
 );
