@@ -68,7 +68,6 @@ type Request struct {
 	StartAt    time.Time // the end of an erasure's grace period
 	FrozenAt   time.Time // when the account was locked and the subject told so
 	ClosedAt   time.Time
-	RemindedAt time.Time
 
 	Steps       []Step
 	Certificate []byte // of a finished erasure
@@ -100,7 +99,6 @@ type Archive struct {
 	Size      int64     `json:"size,omitempty"`
 	SHA256    string    `json:"sha256,omitempty"` // of the stored, encrypted file
 	ExpiresAt time.Time `json:"expires_at,omitzero"`
-	Downloads int       `json:"downloads,omitempty"`
 }
 
 // Overdue reports whether the limit of Art. 12(3) has passed without an

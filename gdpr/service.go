@@ -29,8 +29,9 @@ type Config struct {
 	// Journal keeps tombstones outside the database; without one, a restored
 	// backup isn't noticed.
 	Journal Journal
-	// Notify tells people: at least once for each Notice.ID. An error is
-	// retried, except for reminders.
+	// Notify tells people: at least once for each Notice.ID. What a worker
+	// has to tell (an erasure's schedule and end, a ready archive) is tried
+	// again after an error; a decision's is returned or logged.
 	Notify func(ctx context.Context, n Notice) error
 	// Freeze runs when an erasure's grace period begins: end the sessions,
 	// revoke the keys, refuse the login. It must be idempotent.
@@ -53,7 +54,7 @@ type Config struct {
 // open: an erasure's last notice is sent before the address is gone.
 type Notice struct {
 	ID      string // the same for every attempt
-	Event   string // "erasure_scheduled", "erasure_cancelled", "erasure_done", "export_ready", "identity_needed", "extended", "denied", "deadline_near"
+	Event   string // "erasure_scheduled", "erasure_cancelled", "erasure_done", "export_ready", "identity_needed", "extended", "denied"
 	Request Request
 	Subject Subject
 }

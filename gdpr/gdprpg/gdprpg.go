@@ -69,14 +69,13 @@ type body struct {
 	StartAt     time.Time       `json:"start_at,omitzero"`
 	FrozenAt    time.Time       `json:"frozen_at,omitzero"`
 	ClosedAt    time.Time       `json:"closed_at,omitzero"`
-	RemindedAt  time.Time       `json:"reminded_at,omitzero"`
 	Steps       []gdpr.Step     `json:"steps,omitempty"`
 	Certificate json.RawMessage `json:"certificate,omitempty"`
 	Archive     gdpr.Archive    `json:"archive,omitzero"`
 }
 
 func encode(r gdpr.Request) ([]byte, error) {
-	return json.Marshal(body{r.HeldFrom, r.Note, r.ExtendedAt, r.StartAt, r.FrozenAt, r.ClosedAt, r.RemindedAt, r.Steps, r.Certificate, r.Archive})
+	return json.Marshal(body{r.HeldFrom, r.Note, r.ExtendedAt, r.StartAt, r.FrozenAt, r.ClosedAt, r.Steps, r.Certificate, r.Archive})
 }
 
 const requestColumns = `id, kind, subject_ref, state, received_at, due_at, next_run, lease_until, version, body, sealed`
@@ -95,7 +94,7 @@ func scan(row pgx.CollectableRow) (gdpr.Request, error) {
 	}
 	r.HeldFrom, r.Note, r.ExtendedAt, r.StartAt, r.ClosedAt = extra.HeldFrom, extra.Note, extra.ExtendedAt, extra.StartAt, extra.ClosedAt
 	r.FrozenAt = extra.FrozenAt
-	r.RemindedAt, r.Steps, r.Certificate, r.Archive = extra.RemindedAt, extra.Steps, extra.Certificate, extra.Archive
+	r.Steps, r.Certificate, r.Archive = extra.Steps, extra.Certificate, extra.Archive
 	r.ReceivedAt, r.DueAt = r.ReceivedAt.UTC(), r.DueAt.UTC()
 	if next != nil {
 		r.NextRun = next.UTC()
