@@ -38,13 +38,7 @@ var migrations embed.FS
 // Migrations returns the numbered SQL files, for a migration tool of one's
 // own. They are in tern's format: what follows "create above / drop below"
 // undoes what precedes it.
-func Migrations() fs.FS {
-	sub, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		panic(err) // the name is a constant
-	}
-	return sub
-}
+func Migrations() fs.FS { return pgmigrate.Files(migrations) }
 
 // Migrate brings the tables to the newest version. Several processes may call
 // it at once.

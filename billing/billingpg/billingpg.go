@@ -36,13 +36,7 @@ var migrations embed.FS
 
 // Migrations returns the numbered SQL files, for a migration tool of your own.
 // They work in any schema.
-func Migrations() fs.FS {
-	sub, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		panic(err) // embedded: can't happen
-	}
-	return sub
-}
+func Migrations() fs.FS { return pgmigrate.Files(migrations) }
 
 // Migrate brings the tables to the newest version, in the schema that the
 // search path names first. Several processes may call it at once.

@@ -33,13 +33,7 @@ type DB interface {
 var migrations embed.FS
 
 // Migrations returns the numbered SQL files, for a migration tool of your own.
-func Migrations() fs.FS {
-	files, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		panic(err) // the folder is embedded: only a broken build gets here
-	}
-	return files
-}
+func Migrations() fs.FS { return pgmigrate.Files(migrations) }
 
 // Migrate brings the tables to the newest version. It is safe to call from
 // several processes at once.

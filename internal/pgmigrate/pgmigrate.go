@@ -6,6 +6,7 @@ package pgmigrate
 
 import (
 	"context"
+	"embed"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,6 +18,16 @@ import (
 
 // ErrBehind says that a schema lacks migrations.
 var ErrBehind = errors.New("schema is behind: run Migrate")
+
+// Files returns the SQL files of a package that embeds them in a folder named
+// migrations.
+func Files(embedded embed.FS) fs.FS {
+	files, err := fs.Sub(embedded, "migrations")
+	if err != nil {
+		panic(err) // the folder is embedded: only a broken build gets here
+	}
+	return files
+}
 
 // Migrate brings the schema to the newest version. It is safe to call from
 // several processes at once, and does nothing when there is nothing to do.

@@ -47,13 +47,7 @@ var (
 func New(db DB) *Store { return &Store{db} }
 
 // Migrations returns the numbered SQL files, for a migration tool of your own.
-func Migrations() fs.FS {
-	files, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		panic(err) // the folder is embedded
-	}
-	return files
-}
+func Migrations() fs.FS { return pgmigrate.Files(migrations) }
 
 // Migrate brings the schema up to date. It is safe to call from several
 // processes at once.

@@ -95,13 +95,7 @@ func NewWith(db DB, cfg Config) *Store {
 var migrations embed.FS
 
 // Migrations returns the numbered SQL files, for a migration tool of one's own.
-func Migrations() fs.FS {
-	sub, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		panic(err) // the folder is embedded above
-	}
-	return sub
-}
+func Migrations() fs.FS { return pgmigrate.Files(migrations) }
 
 // Migrate brings the schema up to date. Several processes may call it at once.
 func Migrate(ctx context.Context, pool *pgxpool.Pool) error {

@@ -75,13 +75,7 @@ func (m *Memory) Forget(_ context.Context, account, alias string) (n int64, err 
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-func files() fs.FS {
-	sub, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		panic(err) // the folder is embedded: a broken build
-	}
-	return sub
-}
+func files() fs.FS { return pgmigrate.Files(migrations) }
 
 // Migrate brings the schema to the newest version.
 func Migrate(ctx context.Context, pool *pgxpool.Pool) error {
