@@ -2,6 +2,9 @@ package main
 
 import (
 	"maps"
+	"os"
+	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -74,4 +77,27 @@ func TestDevelopmentForOthersNeedsAPassword(t *testing.T) {
 	c, err := load(map[string]string{"HOST": "0.0.0.0", "ADMIN_PASSWORD": "a long password"})
 	require.NoError(t, err)
 	require.Equal(t, "http://localhost:8000", c.PublicURL)
+}
+
+// .env.example is what people copy: it names every variable that is read, and
+// none that isn't.
+func TestTheExampleOfTheEnvironmentIsComplete(t *testing.T) {
+	read := map[string]bool{}
+	_, err := LoadConfig(func(name string) string { read[name] = true; return "" })
+	require.NoError(t, err)
+	example, err := os.ReadFile(".env.example")
+	require.NoError(t, err)
+	compose, err := os.ReadFile("deploy/compose.yaml")
+	require.NoError(t, err)
+	named := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^#? ?([A-Z][A-Z_]+)=`).FindAllStringSubmatch(string(example), -1) {
+		named[m[1]] = true
+		require.True(t, read[m[1]] || strings.Contains(string(compose), "${"+m[1]), "%s is in .env.example, and nobody reads it", m[1])
+	}
+	for name := range read {
+		require.True(t, named[name], "%s is read, and .env.example doesn't say so", name)
+	}
+	for _, name := range strings.Fields("DATABASE_URL REDIS_URL STRIPE_SECRET_KEY STRIPE_WEBHOOK_SECRET SECRET_KEY DEBUG HOST PORT SMTP_SERVER SMTP_PORT SMTP_USERNAME SMTP_PASSWORD FROM_EMAIL") {
+		require.True(t, read[name], "%s is promised", name)
+	}
 }

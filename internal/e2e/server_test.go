@@ -29,9 +29,10 @@ func run(m *testing.M) int {
 	defer os.RemoveAll(dir)
 	binary = filepath.Join(dir, "kolekt")
 	stripesim = filepath.Join(dir, "stripesim")
-	build := exec.Command("go", "build", "-o", dir, "./examples/kolekt", "./billing/stripesim/cmd/stripesim")
+	// Built as the image's, so that both share what is compiled.
+	build := exec.Command("go", "build", "-trimpath", "-o", dir, "./examples/kolekt", "./billing/stripesim/cmd/stripesim")
 	build.Dir = filepath.Join("..", "..")
-	build.Env = append(os.Environ(), "GOWORK=off")
+	build.Env = append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
 		return 1
