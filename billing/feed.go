@@ -43,6 +43,55 @@ type Feed struct {
 	seed   maphash.Seed
 	shards [64]feedShard
 	flight singleflight.Group
+
+	mu    sync.Mutex
+	state FeedState
+}
+
+// FeedState is how a Feed fares, for health checks.
+type FeedState struct {
+	// Hearing says that the writes of other processes are heard of; Since is
+	// when that began or ended. On a store that is no Watcher it is false with
+	// a zero Since: answers are as old as FeedConfig.MaxAge at most.
+	Hearing bool      `json:"hearing"`
+	Since   time.Time `json:"since,omitzero"`
+	// Accounts is how many are kept.
+	Accounts int `json:"accounts"`
+	// Oldest is when the oldest kept answer was read.
+	Oldest time.Time `json:"oldest,omitzero"`
+	// Unread is how many accounts the store couldn't be read for, and are
+	// answered as they were last known.
+	Unread int `json:"unread"`
+}
+
+// State returns how the feed fares. It looks at every kept account.
+func (f *Feed) State() FeedState {
+	f.mu.Lock()
+	st := f.state
+	f.mu.Unlock()
+	for i := range f.shards {
+		sh := &f.shards[i]
+		sh.mu.RLock()
+		for _, e := range sh.entries {
+			st.Accounts++
+			if !e.retry.IsZero() {
+				st.Unread++
+			}
+			if !e.read.IsZero() && (st.Oldest.IsZero() || e.read.Before(st.Oldest)) {
+				st.Oldest = e.read
+			}
+		}
+		sh.mu.RUnlock()
+	}
+	return st
+}
+
+func (f *Feed) hears(yes bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.state.Hearing != yes || f.state.Since.IsZero() {
+		f.state.Hearing, f.state.Since = yes, f.svc.cfg.Now()
+	}
 }
 
 type feedShard struct {
@@ -231,6 +280,7 @@ func (f *Feed) Run(ctx context.Context) error {
 		err := w.Watch(ctx, func() {
 			failures = 0
 			f.forgetAll() // what was missed meanwhile
+			f.hears(true)
 		}, f.forget)
 		if ctx.Err() != nil {
 			break
@@ -239,6 +289,7 @@ func (f *Feed) Run(ctx context.Context) error {
 			<-ctx.Done()
 			break
 		}
+		f.hears(false)
 		f.svc.cfg.Logger.WarnContext(ctx, "billing: feed doesn't hear of changes", "error", err)
 		wait := min(time.Duration(math.Pow(2, float64(min(failures, 10))))*100*time.Millisecond, 10*time.Second)
 		if sleep(ctx, wait) != nil {

@@ -168,6 +168,8 @@ func TestRevokedAccessReachesAnotherProcess(t *testing.T) {
 	go func() { done <- f.Run(ctx) }()
 	r.subscribe("alice", "pro")
 	require.Eventually(t, func() bool { return requests(t, f, "alice") == 100 }, 30*time.Second, time.Millisecond)
+	require.True(t, f.State().Hearing)
+	require.Equal(t, 1, f.State().Accounts)
 	_, err = r.svc.Cancel(r.ctx, "alice", billing.CancelOptions{Now: true})
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { return requests(t, f, "alice") == 10 }, 30*time.Second, time.Millisecond)
@@ -188,4 +190,22 @@ func BenchmarkFeedLimit(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+func TestFeedStateTellsOfAStoreThatCantBeRead(t *testing.T) {
+	r := newRig(t)
+	store := &flaky{Store: r.store}
+	f, err := r.service(store, r.gateway).NewFeed(billing.FeedConfig{})
+	require.NoError(t, err)
+	requests(t, f, "alice")
+	read := r.clock.Now()
+	require.Equal(t, billing.FeedState{Accounts: 1, Oldest: read}, f.State())
+	store.down.Store(true)
+	r.clock.Advance(time.Minute)
+	requests(t, f, "alice")
+	require.Equal(t, billing.FeedState{Accounts: 1, Oldest: read, Unread: 1}, f.State())
+	store.down.Store(false)
+	r.clock.Advance(time.Minute)
+	requests(t, f, "alice")
+	require.Equal(t, billing.FeedState{Accounts: 1, Oldest: r.clock.Now()}, f.State())
 }
