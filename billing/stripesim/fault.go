@@ -78,6 +78,20 @@ func (s *Simulator) Inject(faults ...Fault) {
 	}
 }
 
+// Faults returns the faults that aren't used up, the oldest first. Times is how
+// often each is still to come.
+func (s *Simulator) Faults() []Fault {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []Fault
+	for _, f := range s.faults {
+		if f.Times != 0 {
+			list = append(list, *f)
+		}
+	}
+	return list
+}
+
 // ClearFaults removes all faults. What was dropped stays lost.
 func (s *Simulator) ClearFaults() {
 	s.mu.Lock()

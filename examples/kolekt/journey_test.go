@@ -194,14 +194,14 @@ func (c *client) pay(address string) {
 // waits asserts that the event stream begins at once, through every layer.
 func (c *client) waits() {
 	c.t.Helper()
-	resp, err := c.http.Get(c.origin + "/account/events")
+	resp, err := c.http.Get(c.origin + "/account/events?page=account")
 	require.NoError(c.t, err)
 	defer resp.Body.Close()
 	require.Equal(c.t, "text/event-stream", resp.Header.Get("Content-Type"))
-	line := make([]byte, len(": still waiting"))
+	line := make([]byte, len("retry: 2000\n: still waiting"))
 	_, err = io.ReadFull(resp.Body, line)
 	require.NoError(c.t, err)
-	require.Equal(c.t, ": still waiting", string(line))
+	require.Equal(c.t, "retry: 2000\n: still waiting", string(line))
 }
 
 // paid asserts that the account's page lists an invoice of this amount.
@@ -337,7 +337,7 @@ func journey(t *testing.T, env map[string]string) {
 
 	admin := newClient(t, origin, d)
 	admin.do("POST", "/api/v1/auth/login", m{"email": developmentAdmin, "password": developmentPassword}, 200)
-	for _, what := range []string{"revenue", "users", "usage", "health"} {
+	for _, what := range []string{"revenue", "users", "usage", "health", "drift"} {
 		require.NotEmpty(t, admin.do("GET", "/api/v1/admin/"+what, nil, 200))
 	}
 	require.EqualValues(t, 249, admin.do("GET", "/api/v1/admin/projections", nil, 200)["break_even_users_of_the_mix"])

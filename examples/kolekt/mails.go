@@ -89,6 +89,18 @@ func (m *Mails) transport(cfg Config) (mailer.Transport, error) {
 	return capture, nil
 }
 
+// streams are the kinds of mail as people choose them.
+func streams() []web.MailStream {
+	return []web.MailStream{
+		{ID: "tips", Name: "Reminders and hints", Text: "When 80 % of a month's kolekts are used, and which plan would help."},
+		{ID: "account", Name: "Your account", Text: "Confirming the address, a new password.", Always: true},
+		{ID: "usage", Name: "Limits", Text: "When all kolekts of a month are used.", Always: true},
+		{ID: "billing", Name: "Payments", Text: "A payment that failed, a plan that changes or ends.", Always: true},
+		{ID: "referrals", Name: "Rewards", Text: "A free month from a friend.", Always: true},
+		{ID: "privacy", Name: "Privacy", Text: "A copy that is ready, an erasure that is near.", Always: true},
+	}
+}
+
 func to(u users.User) mailer.To { return mailer.To{Account: u.ID, Email: u.Email, Name: u.Name} }
 
 // Welcome greets, and asks to prove the address.

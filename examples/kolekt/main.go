@@ -19,6 +19,7 @@ import (
 
 	"github.com/kolekt/commerce/apikeys"
 	"github.com/kolekt/commerce/billing"
+	"github.com/kolekt/commerce/examples/kolekt/internal/refusals"
 	"github.com/kolekt/commerce/examples/kolekt/internal/users"
 	"github.com/kolekt/commerce/examples/kolekt/internal/web"
 	"github.com/kolekt/commerce/ratelimit"
@@ -125,7 +126,8 @@ func serve(ctx context.Context, cfg Config, out io.Writer) error {
 	post.Plans = subscriptions
 	post.Refer = func(ctx context.Context, n billing.Notice) error { return refer(ctx, referrals, n) }
 
-	privacy, err := newPrivacy(cfg, stores, holders{people, stores.Kolekts, stores.Ledger, subscriptions, meters, keys, post, requests, referrals}, stripe.Now, log)
+	refused := refusals.New(stores.Refusals, stripe.Now, log)
+	privacy, err := newPrivacy(cfg, stores, holders{people, stores.Kolekts, stores.Ledger, subscriptions, meters, keys, post, requests, referrals, stores.Refusals, stores.Audit}, stripe.Now, log)
 	if err != nil {
 		return err
 	}
@@ -136,6 +138,7 @@ func serve(ctx context.Context, cfg Config, out io.Writer) error {
 	app, err := web.New(web.Config{
 		PublicURL: cfg.PublicURL, Users: people, Sessions: newSessions(cfg, stores), Kolekts: stores.Kolekts, Atomically: stores.Atomically(meters),
 		Billing: subscriptions, Accounts: stores.Billing, Ledger: stores.Ledger, Usage: meters, Requests: requests, Logins: logins, Keys: keys, Mail: post, Outbox: post.Service,
+		Streams: streams(), Refused: refused, Audit: stores.Audit, Guard: stores.Guard,
 		Feed: feed, Referrals: referrals, Privacy: privacy, Purposes: purposes(), Stopping: ctx.Done(),
 		Ready: stores.Ready, Trusted: cfg.TrustedProxies, Now: stripe.Now, Log: log,
 		Dev: development(cfg, stores, stripe, post, subscriptions), FormTargets: stripe.Origins,
@@ -153,7 +156,7 @@ func serve(ctx context.Context, cfg Config, out io.Writer) error {
 	background, end := context.WithCancel(context.WithoutCancel(ctx))
 	var group errgroup.Group
 	for _, work := range []func(context.Context) error{
-		subscriptions.Run, feed.Run, referrals.Run, keys.Run, post.Run, privacy.Run, stripe.Run, stores.Clean,
+		subscriptions.Run, feed.Run, referrals.Run, keys.Run, post.Run, privacy.Run, stripe.Run, refused.Run, stores.Clean,
 		func(ctx context.Context) error { return meters.Run(ctx, usage.RunConfig{Notify: post.Usage}) },
 	} {
 		group.Go(func() error { return untilDone(background, log, work) })

@@ -11,8 +11,10 @@ import (
 
 	"github.com/kolekt/commerce/apikeys"
 	"github.com/kolekt/commerce/billing"
+	"github.com/kolekt/commerce/examples/kolekt/internal/audit"
 	"github.com/kolekt/commerce/examples/kolekt/internal/kolekts"
 	"github.com/kolekt/commerce/examples/kolekt/internal/ledger"
+	"github.com/kolekt/commerce/examples/kolekt/internal/refusals"
 	"github.com/kolekt/commerce/examples/kolekt/internal/users"
 	"github.com/kolekt/commerce/gdpr"
 	"github.com/kolekt/commerce/internal/ident"
@@ -33,6 +35,8 @@ type holders struct {
 	mail     *Mails
 	requests *ratelimit.Limiter
 	referral *referral.Service
+	refusals refusals.Store
+	audit    audit.Store
 }
 
 // subjectData makes a gdpr.ExportEraser of two functions.
@@ -102,6 +106,45 @@ func (h holders) sources(now func() time.Time) []gdpr.Source {
 		Retention: "fingerprints for two years, so that nobody is invited twice", Allow: own,
 		Tables: []string{"referral_codes", "referral_redemptions", "referral_rewards", "referral_ledger", "referral_owner_signals", "referral_caps"},
 	}, h.referral, nil, now))
+	first = append(first, gdpr.Adapt(gdpr.Descriptor{
+		Name: "refusals", Categories: []string{"usage"}, Purpose: "to say what the limits refused", Basis: gdpr.LegitimateInterest, Retention: "a day", Tables: []string{"refusals"},
+	}, subjectData{
+		func(ctx context.Context, a string, emit func(string, map[string]any) error) error {
+			list, err := h.refusals.Since(ctx, a, now().Add(-2*refusals.Window), 1000)
+			for _, c := range list {
+				if err == nil {
+					err = emit("refusal", map[string]any{"hour": c.Hour, "plan": c.Plan, "reason": c.Reason, "n": c.N})
+				}
+			}
+			return err
+		},
+		func(ctx context.Context, a string) (map[string]int64, error) {
+			n, err := h.refusals.Forget(ctx, a)
+			return map[string]int64{"refusal": n}, err
+		},
+	}, nil, now), gdpr.Adapt(gdpr.Descriptor{
+		Name: "audit", Categories: []string{"support"}, Purpose: "to know what administrators did, and why", Basis: gdpr.LegitimateInterest, Retention: "without the person: for ever", Allow: own, Tables: []string{"audit"},
+	}, subjectData{
+		func(ctx context.Context, a string, emit func(string, map[string]any) error) error {
+			for before := ""; ; {
+				const page = 200
+				list, err := h.audit.List(ctx, a, before, page)
+				for _, e := range list {
+					if err == nil {
+						err = emit("deed", map[string]any{"at": e.At, "action": e.Action, "detail": e.Detail, "reason": e.Reason, "outcome": e.Outcome})
+					}
+					before = e.ID
+				}
+				if err != nil || len(list) < page {
+					return err
+				}
+			}
+		},
+		func(ctx context.Context, a string) (map[string]int64, error) {
+			n, err := h.audit.Forget(ctx, a, ident.New("erased", now()))
+			return map[string]int64{"deed": n}, err
+		},
+	}, nil, now))
 	login := gdpr.Descriptor{
 		Name: "users", Categories: []string{"contact", "login"}, Purpose: "to let the person in", Basis: gdpr.Contract, Retention: account, Portable: true, Tables: []string{"users", "sessions"}, Allow: own,
 	}

@@ -105,7 +105,7 @@ func development(cfg Config, stores *Stores, stripe *Stripe, post *Mails, subscr
 	}
 	d := &web.Dev{Ephemeral: stores.Ephemeral(), Simulated: cfg.Simulated(), Kinds: post.PreviewHandler()}
 	if sim := stripe.Simulator; sim != nil {
-		d.Simulator = sim.Handler()
+		d.Simulator, d.Inject, d.Faults, d.Clear = sim.Handler(), sim.Inject, sim.Faults, sim.ClearFaults
 		d.Advance = func(ctx context.Context, by time.Duration) error {
 			if err := sim.Advance(ctx, by); err != nil {
 				return err

@@ -20,8 +20,10 @@ import (
 	"github.com/kolekt/commerce/billing"
 	"github.com/kolekt/commerce/billing/billingmem"
 	"github.com/kolekt/commerce/billing/billingpg"
+	"github.com/kolekt/commerce/examples/kolekt/internal/audit"
 	"github.com/kolekt/commerce/examples/kolekt/internal/kolekts"
 	"github.com/kolekt/commerce/examples/kolekt/internal/ledger"
+	"github.com/kolekt/commerce/examples/kolekt/internal/refusals"
 	"github.com/kolekt/commerce/examples/kolekt/internal/users"
 	"github.com/kolekt/commerce/gdpr"
 	"github.com/kolekt/commerce/gdpr/gdprmem"
@@ -54,7 +56,10 @@ type Stores struct {
 	Ledger   ledger.Store
 	Privacy  gdpr.Store
 	Referral referral.Store
-	Sessions scs.Store // nil in memory: scs has a store of its own
+	Refusals refusals.Store
+	Audit    audit.Store
+	Guard    *ratelimit.Guard // nil without Redis
+	Sessions scs.Store        // nil in memory: scs has a store of its own
 
 	pool  *pgxpool.Pool // nil in memory
 	redis redis.UniversalClient
@@ -71,6 +76,7 @@ func openStores(ctx context.Context, cfg Config) (*Stores, error) {
 	s := &Stores{
 		Billing: billingmem.New(), Usage: usagemem.New(), Keys: apikeysmem.New(), Limits: local,
 		Mail: mail, Users: &users.Memory{}, Kolekts: &kolekts.Memory{}, Ledger: &ledger.Memory{}, Privacy: gdprmem.New(), Referral: referralmem.New(),
+		Refusals: &refusals.Memory{}, Audit: &audit.Memory{},
 	}
 	if cfg.RedisURL != "" {
 		if err := s.useRedis(ctx, cfg.RedisURL, local); err != nil {
@@ -102,7 +108,8 @@ func (s *Stores) useRedis(ctx context.Context, url string, local ratelimit.Store
 	if err != nil {
 		return err
 	}
-	s.Limits, err = ratelimit.NewGuard(shared, local, ratelimit.GuardConfig{})
+	s.Guard, err = ratelimit.NewGuard(shared, local, ratelimit.GuardConfig{})
+	s.Limits = s.Guard
 	return err
 }
 
@@ -134,6 +141,7 @@ func (s *Stores) usePostgres(ctx context.Context, cfg Config) error {
 	s.Billing, s.Usage, s.Keys, s.KeyBus = billingpg.New(pool), usagepg.New(pool), apikeyspg.New(pool), apikeyspg.NewBus(pool)
 	s.Mail, s.Users, s.Kolekts, s.Ledger = mailerpg.New(pool), users.NewPostgres(pool), kolekts.NewPostgres(pool), ledger.NewPostgres(pool)
 	s.Privacy, s.Referral = gdprpg.New(pool), referralpg.New(pool)
+	s.Refusals, s.Audit = refusals.NewPostgres(pool), audit.NewPostgres(pool)
 	s.Sessions = pgxstore.NewWithCleanupInterval(pool, 0) // Clean does it
 	return nil
 }
@@ -209,6 +217,8 @@ var schemas = []schema{
 	{"users", users.Migrate, users.Verify},
 	{"kolekts", kolekts.Migrate, kolekts.Verify},
 	{"ledger", ledger.Migrate, ledger.Verify},
+	{"refusals", refusals.Migrate, refusals.Verify},
+	{"audit", audit.Migrate, audit.Verify},
 	{"billing", billingpg.Migrate, billingpg.Verify},
 	{"usage", usagepg.Migrate, usagepg.Verify},
 	{"apikeys", apikeyspg.Migrate, apikeyspg.Verify},

@@ -69,6 +69,21 @@ type Chart struct {
 	Compare *Series
 	Format  func(float64) string
 	CSV     string // address of the same data as CSV
+	Help    string // address of the definition
+	Zoom    *Zoom  // more of the same, for browsers that can zoom
+}
+
+// Zoom is a series of days in which a person can zoom where JavaScript works.
+type Zoom struct {
+	From   int64     `json:"from"` // the first day, in Unix seconds
+	Values []float64 `json:"values"`
+	// Before, if not zero, is how many days ago the values are that are drawn
+	// for comparison.
+	Before int    `json:"before,omitempty"`
+	Name   string `json:"name"`
+	Cents  bool   `json:"cents,omitempty"` // the values are money
+	Line   bool   `json:"line,omitempty"`  // a level and not a flow
+	Days   int    `json:"days"`            // shown at first
 }
 
 type drawnBar struct {

@@ -51,6 +51,8 @@ type Dev struct {
 	Ephemeral bool   // nothing survives a restart
 	Simulated bool   // payments are
 	Mails     int    // captured so far
+	Mailbox   bool   // mail is captured
+	Faults    int    // switched on; negative: there are no switches
 }
 
 // Pages renders pages and serves their assets.
@@ -111,6 +113,16 @@ func (p *Pages) widget(name string, data any) (template.HTML, error) {
 		return "", err
 	}
 	return template.HTML(b.String()), nil // the template has escaped it
+}
+
+// Part renders a piece of a page that changes while the page is open: what
+// the page's own template put there.
+func (p *Pages) Part(name string, data any) (string, error) {
+	h, err := p.widget("part-"+name, data)
+	if err != nil {
+		return "", fmt.Errorf("pages: part %s: %w", name, err)
+	}
+	return strings.TrimSpace(string(h)), nil
 }
 
 // Static serves the assets under /static/.

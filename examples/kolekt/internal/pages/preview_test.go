@@ -1,6 +1,10 @@
 package pages_test
 
 import (
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -57,8 +61,9 @@ func samples() map[string]pages.Page {
 		"account": {Title: "Account", Nav: "account", Visitor: ann, Dev: dev, Data: pages.Account{
 			Banner:   &pages.Notice{Kind: "bad", Text: "The last payment failed. Your plan goes on until 8 March.", Link: &pages.Link{Href: "/account/portal", Text: "Change the card"}},
 			Plan:     pages.Subscription{Name: "Pro", Price: "$9.99 a month", Badge: pages.Badge{Text: "Active", Kind: "good"}, Next: "Next charge: $9.99 on 1 March 2026.", Since: "Since 1 February 2026.", Features: plans()[1].Features, CanUpgrade: true, CanCancel: true, CanPortal: true},
-			Meters:   []pages.Meter{near, {Name: "Characters", Used: 12000, Limit: -1, UsedText: "12,000", LimitText: "unlimited"}},
-			Chart:    &pages.Chart{Title: "Kolekts a day", Takeway: "118 in 30 days, 12 % more than in the 30 days before.", Labels: days, Series: []pages.Series{{Name: "This period", Class: "a", Values: now}}, Compare: &pages.Series{Name: "The one before", Values: before}, CSV: "/account/usage.csv"},
+			Now:      pages.UsageNow{Meters: []pages.Meter{near, {Name: "Characters", Used: 12000, Limit: -1, UsedText: "12,000", LimitText: "unlimited"}}, Rate: "100 requests a minute.", Refused: "3 requests were refused."},
+			CSVPlan:  "Business",
+			Chart:    &pages.Chart{Title: "Kolekts a day", Takeway: "118 in 30 days, 12 % more than in the 30 days before.", Labels: days, Series: []pages.Series{{Name: "This period", Class: "a", Values: now}}, Compare: &pages.Series{Name: "The one before", Values: before}, CSV: "/account/usage.csv", Help: "/definitions#usage", Zoom: &pages.Zoom{From: 1767225600, Values: now, Before: 30, Days: 30, Name: "Kolekts </script><script>alert(1)</script>"}},
 			Stats:    []pages.Stat{{Label: "Kolekts", Value: "118", Note: "in 30 days"}, {Label: "Posts", Value: "402"}, {Label: "Characters", Value: "143,220"}, {Label: "Average score", Value: "71", Help: "/definitions#score"}},
 			Invoices: []pages.Invoice{{Number: "KOL-0002", Date: "1 February 2026", Amount: "$9.99", Badge: pages.Badge{Text: "Paid", Kind: "good"}, Hosted: "/x", PDF: "/y"}},
 		}},
@@ -69,13 +74,85 @@ func samples() map[string]pages.Page {
 			Plans:       pages.Table{Caption: "Monthly recurring revenue by plan", Heads: []string{"Plan", "Subscribers", "MRR"}, Numeric: map[int]bool{1: true, 2: true}, Rows: []pages.Row{{Cells: []string{"Pro", "60", "$599.40"}}}},
 			Dunning:     pages.Table{Empty: "Everybody has paid."}}},
 		"admin-users": {Title: "Users", Nav: "admin", Visitor: ann, Data: pages.AdminUsers{Tab: "users", Total: "2 users", Users: pages.Table{Caption: "The newest first", Heads: []string{"Address", "Name", "Since"}, Rows: []pages.Row{{Href: "/a", Cells: []string{"ann@example.com", "Ann Lee", "1 Feb"}}}}}},
-		"clock":       {Title: "Clock", Visitor: ann, Dev: dev, Data: pages.Clock{Now: "1 March 2026, 12:00"}},
-		"mailbox":     {Title: "Mailbox", Dev: dev, Data: pages.Mailbox{Open: &pages.Mail{Subject: "Welcome to Kolekt", To: "ann@example.com", When: "now", Text: "Hello Ann"}, Mails: []pages.Mail{{ID: "1", Subject: "Welcome to Kolekt", To: "ann@example.com", When: "now"}}}},
-		"error":       {Title: "Not found", Data: pages.Failure{Status: 404, Heading: "There is no such page", Text: "It may have been moved or deleted.", Link: pages.Link{Href: "/", Text: "To the first page"}}},
-		"message":     {Title: "Look into your mail", Data: pages.Message{Heading: "Look into your mail", Text: "If there is an account, a link is on its way."}},
-		"forgot":      {Title: "A new password", Data: pages.Form{}},
-		"reset":       {Title: "A new password", Data: pages.Form{}},
+		"limits":      {Title: "Limits", Visitor: ann, Dev: dev, Data: pages.Limits{Now: pages.LimitsNow{Meters: []pages.Meter{near, full}, Stats: []pages.Stat{{Label: "Throttled", Value: "1,204", Rows: "#throttled", Alarm: true}}}, Better: &plans()[1], Gain: []string{"100 kolekts a month instead of 10"}, Table: pages.Table{Heads: []string{"Limit", "Allows"}, Rows: []pages.Row{{Cells: []string{"Kolekts", "10 a month"}}}}}},
+		"mail":        {Title: "Mail", Visitor: ann, Data: pages.MailPage{Address: "ann@example.com", Blocked: "Mail came back.", Streams: []pages.MailStream{{ID: "tips", Name: "Hints", Text: "Now and then.", On: true}}, Always: []pages.MailStream{{Name: "Payments", Text: "A payment that failed."}}}},
+		"faults":      {Title: "Faults", Dev: &pages.Dev{Simulated: true, Faults: 2, Mailbox: true}, Data: pages.Faults{Kinds: []pages.FaultKind{{ID: "429", Name: "429", Text: "Too many.", Selected: true}}, Form: pages.Form{Errors: map[string]string{"": "Choose."}}, Active: pages.Table{Heads: []string{"What"}, Rows: []pages.Row{{Cells: []string{"429"}}}}}},
+		"admin-user": {Title: "Ann", Nav: "admin", Visitor: ann, Data: pages.AdminUser{Tab: "users", ID: "usr_1", Name: "Ann Lee", Email: "ann@example.com", Meter: near, Badge: pages.Badge{Text: "Active", Kind: "good"}, Deeds: []pages.Deed{
+			{Name: "credit", Title: "Credit", Text: "Comes off the next invoices.", Button: "Give", Key: "aud_1", Error: "A reason.", Open: true, Fields: []pages.DeedField{{Name: "amount", Label: "Amount", Placeholder: "5.00", Hint: "In dollars."}, {Name: "plan", Label: "Plan", Choices: []pages.Choice{{ID: "pro", Name: "Pro"}}}}, Values: map[string]string{"amount": "\"><script>", "reason": "<b>"}},
+		}}},
+		"admin-audit":  {Title: "Audit", Nav: "admin", Visitor: ann, Data: pages.AdminAudit{Tab: "audit", More: "/admin/audit?before=1"}},
+		"admin-drift":  {Title: "Drift", Nav: "admin", Visitor: ann, Data: pages.AdminDrift{Tab: "drift", Next: "/admin/drift?after=1", Rows: pages.Table{Empty: "None."}}},
+		"admin-rows":   {Title: "MRR", Nav: "admin", Visitor: ann, Data: pages.AdminRows{Tab: "revenue", Name: "MRR", Value: "$9.99", Text: "What all bring.", Back: pages.Link{Href: "/admin", Text: "Revenue"}}},
+		"admin-health": {Title: "Health", Nav: "admin", Visitor: ann, Data: pages.AdminHealth{Tab: "health", Now: pages.HealthNow{Checks: []pages.Check{{Name: "Keys", Text: "12 cached", Badge: pages.Badge{Text: "Well", Kind: "good"}}}}}},
+		"admin-usage":  {Title: "Usage", Nav: "admin", Visitor: ann, Data: pages.AdminUsage{Tab: "usage", Stats: []pages.Stat{{Label: "Kolekts", Value: "12", Rows: "#top"}}}},
+		"clock":        {Title: "Clock", Visitor: ann, Dev: dev, Data: pages.Clock{Now: "1 March 2026, 12:00"}},
+		"mailbox":      {Title: "Mailbox", Dev: dev, Data: pages.Mailbox{Open: &pages.Mail{Subject: "Welcome to Kolekt", To: "ann@example.com", When: "now", Text: "Hello Ann"}, Mails: []pages.Mail{{ID: "1", Subject: "Welcome to Kolekt", To: "ann@example.com", When: "now"}}}},
+		"error":        {Title: "Not found", Data: pages.Failure{Status: 404, Heading: "There is no such page", Text: "It may have been moved or deleted.", Link: pages.Link{Href: "/", Text: "To the first page"}}},
+		"message":      {Title: "Look into your mail", Data: pages.Message{Heading: "Look into your mail", Text: "If there is an account, a link is on its way."}},
+		"forgot":       {Title: "A new password", Data: pages.Form{}},
+		"reset":        {Title: "A new password", Data: pages.Form{}},
 	}
+}
+
+func TestPartsAreWhatPagesShow(t *testing.T) {
+	p, err := pages.New()
+	require.NoError(t, err)
+	w := httptest.NewRecorder()
+	page := samples()["account"]
+	require.NoError(t, p.Render(w, 200, "account", page))
+	data := page.Data.(pages.Account)
+	for name, of := range map[string]any{"banner": data.Banner, "plan": data.Plan, "usage": data.Now} {
+		part, err := p.Part(name, of)
+		require.NoError(t, err)
+		require.Contains(t, w.Body.String(), part, name)
+	}
+	_, err = p.Part("nothing", nil)
+	require.Error(t, err)
+}
+
+// What others have written is what it says it is, with its licence beside it;
+// and all the JavaScript together is light.
+func TestAssetsOfOthersAreWhatTheManifestSays(t *testing.T) {
+	raw, err := os.ReadFile("vendored.json")
+	require.NoError(t, err)
+	var manifest []struct {
+		Name        string            `json:"name"`
+		Licence     string            `json:"licence"`
+		LicenceFile string            `json:"licence_file"`
+		Files       map[string]string `json:"files"`
+	}
+	require.NoError(t, json.Unmarshal(raw, &manifest))
+	known := map[string]bool{"app.css": true, "app.js": true, "zoom.js": true, "icon.svg": true}
+	for _, m := range manifest {
+		licence, err := os.ReadFile(filepath.Join("static", m.LicenceFile))
+		require.NoError(t, err, m.Name)
+		require.NotEmpty(t, licence)
+		require.NotEmpty(t, m.Licence)
+		known[m.LicenceFile] = true
+		for name, want := range m.Files {
+			b, err := os.ReadFile(filepath.Join("static", name))
+			require.NoError(t, err)
+			require.Equal(t, want, fmt.Sprintf("%x", sha256.Sum256(b)), name)
+			known[name] = true
+		}
+	}
+	files, err := os.ReadDir("static")
+	require.NoError(t, err)
+	var script bytes.Buffer
+	for _, f := range files {
+		require.True(t, known[f.Name()], "%s is in no manifest", f.Name())
+		if filepath.Ext(f.Name()) != ".js" {
+			continue
+		}
+		b, err := os.ReadFile(filepath.Join("static", f.Name()))
+		require.NoError(t, err)
+		z := gzip.NewWriter(&script) // each by itself, as they are sent
+		_, err = z.Write(b)
+		require.NoError(t, err)
+		require.NoError(t, z.Close())
+	}
+	require.Less(t, script.Len(), 45<<10, "JavaScript, gzipped")
+	t.Logf("JavaScript, gzipped: %.1f KB", float64(script.Len())/1024)
 }
 
 // With KOLEKT_PREVIEW set to a folder, the sample pages are written there.

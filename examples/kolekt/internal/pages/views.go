@@ -36,6 +36,7 @@ type Action struct {
 	Plan   string // a hidden field
 	Yearly bool
 	Quiet  bool // not the main button
+	Dialog bool // a link that may open above the page
 }
 
 // Form is a form with one message above it or at a field.
@@ -111,6 +112,7 @@ type Limit struct {
 // Return is the page after the checkout.
 type Return struct {
 	State  string // "paid", "waiting", "failed"
+	Now    string // the plan as long as it waits
 	Plan   string
 	Gains  []string
 	Detail string
@@ -118,13 +120,50 @@ type Return struct {
 
 // Account is the user's dashboard.
 type Account struct {
-	Plan      Subscription
-	Banner    *Notice
-	Meters    []Meter
-	Chart     *Chart
-	Stats     []Stat
-	Invoices  []Invoice
-	Throttled string
+	Plan     Subscription
+	Banner   *Notice
+	Now      UsageNow
+	Chart    *Chart
+	CSVPlan  string // the plan that has CSV; empty: this one
+	Stats    []Stat
+	Invoices []Invoice
+}
+
+// UsageNow is what is used in the present period.
+type UsageNow struct {
+	Meters  []Meter
+	Rate    string // the pace, in words
+	Refused string // what was refused in 24 hours; empty: nothing
+}
+
+// Limits is the page of an account's limits.
+type Limits struct {
+	Now    LimitsNow
+	Chart  *Chart
+	Table  Table
+	Better *PlanCard // the plan that would help; nil: none
+	Gain   []string
+}
+
+// LimitsNow is where an account stands against its limits.
+type LimitsNow struct {
+	Meters []Meter
+	Stats  []Stat
+}
+
+// MailPage is what a person is sent, and may choose.
+type MailPage struct {
+	Address string
+	Blocked string // why nothing arrives; empty: it does
+	Streams []MailStream
+	Always  []MailStream // that can't be switched off
+	Log     Table
+}
+
+// MailStream is what a person can switch off.
+type MailStream struct {
+	ID, Name, Text string
+	On             bool
 }
 
 // Subscription is the card of the account's plan.
@@ -139,8 +178,6 @@ type Subscription struct {
 	CanCancel   bool
 	CanResume   bool
 	CanPortal   bool
-	CancelsOn   string
-	RateLimit   string
 	Provisional string // how old the state is, when it matters
 }
 
@@ -156,7 +193,8 @@ type Stat struct {
 	Value string
 	Note  string
 	Help  string // address of its definition
-	Trend string // "good", "bad", or empty
+	Rows  string // address of the rows behind it
+	Alarm bool   // it wants a look
 }
 
 // Invoice is a row of the list of invoices.
@@ -224,8 +262,10 @@ type AdminUsers struct {
 	More   string
 }
 
-// AdminUser is one user with the timeline.
+// AdminUser is one user with the timeline, and what can be done.
 type AdminUser struct {
+	Deeds []Deed
+	Audit Table
 	Tab   string
 	ID    string
 	Name  string
@@ -238,22 +278,84 @@ type AdminUser struct {
 	Log   Table
 }
 
+// Deed is something that an administrator can do to an account.
+type Deed struct {
+	Name   string // in the form's address
+	Title  string
+	Text   string
+	Button string
+	Key    string // the deed's own, so that a form sent twice is one deed
+	Fields []DeedField
+	Error  string
+	Open   bool
+	Values map[string]string
+}
+
+// Value returns a field's value.
+func (d Deed) Value(name string) string { return d.Values[name] }
+
+// DeedField is a field of a Deed.
+type DeedField struct {
+	Name, Label, Hint, Placeholder string
+	Choices                        []Choice // a list to choose from; nil: a text
+}
+
+// Choice is one of a list.
+type Choice struct{ ID, Name string }
+
+// AdminAudit is what administrators did.
+type AdminAudit struct {
+	Tab     string
+	Entries Table
+	More    string
+}
+
+// AdminRows is the rows behind a number.
+type AdminRows struct {
+	Tab, Name, Text string
+	Value           string
+	Back            Link
+	Rows            Table
+}
+
+// AdminDrift is how our accounts differ from the payment provider's.
+type AdminDrift struct {
+	Tab   string
+	Stats []Stat
+	Rows  Table
+	Next  string // address of the next accounts
+}
+
 // AdminUsage is how the platform is used.
 type AdminUsage struct {
-	Tab    string
-	Stats  []Stat
-	Chart  *Chart
-	Top    Table
-	Near   Table
-	Limits Table
+	Tab     string
+	Stats   []Stat
+	Chart   *Chart
+	Top     Table
+	Near    Table
+	Refused Table
+	Plans   Table
 }
 
 // AdminHealth is what waits and what failed.
 type AdminHealth struct {
-	Tab    string
+	Tab     string
+	Now     HealthNow
+	Dead    Table
+	Mail    Table
+	Notices Table
+}
+
+// HealthNow is the part of health that is live.
+type HealthNow struct {
 	Stats  []Stat
-	Dead   Table
-	Checks Table
+	Checks []Check
+}
+
+// Check is one thing that is well or isn't.
+type Check struct {
+	Name, Text string
+	Badge      Badge
 }
 
 // AdminProjections is what may come.
@@ -288,6 +390,19 @@ type KeyRow struct {
 type Clock struct {
 	Now, Real string
 	Log       Table
+}
+
+// Faults is the development's switches for what may go wrong.
+type Faults struct {
+	Kinds  []FaultKind
+	Active Table
+	Form   Form
+}
+
+// FaultKind is something that can go wrong.
+type FaultKind struct {
+	ID, Name, Text string
+	Selected       bool
 }
 
 // Mailbox is the development's captured mail.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
+	"time"
 
 	"github.com/kolekt/commerce/billing"
 	"github.com/kolekt/commerce/examples/kolekt/internal/pages"
@@ -13,29 +15,53 @@ import (
 
 func (a *App) account(w http.ResponseWriter, r *http.Request, v *visit) error {
 	ctx := r.Context()
-	plan, err := a.planNow(ctx, v)
+	data, err := a.accountNow(ctx, v)
 	if err != nil {
 		return err
 	}
-	kolekts, err := a.meter(ctx, v)
-	if err != nil {
-		return err
-	}
-	rate, err := v.access.Limit("requests")
-	if err != nil {
-		return err
-	}
-	data := pages.Account{Plan: plan, Meters: []pages.Meter{kolekts}, Throttled: "Rate: " + limitText(rate, "requests") + ", by page and by key together."}
 	if data.Chart, data.Stats, err = a.usageCharts(ctx, v.user.ID); err != nil {
 		return err
+	}
+	if !v.access.Has("csv") {
+		data.Chart.CSV = ""
+		data.CSVPlan = a.planWith("csv")
 	}
 	if data.Invoices, err = a.invoices(ctx, v.user.ID); err != nil {
 		return err
 	}
-	if data.Banner, err = a.banner(ctx, v); err != nil {
-		return err
-	}
 	return a.show(w, r, v, http.StatusOK, "account", pages.Page{Title: "Account", Nav: "account", Data: data})
+}
+
+// accountNow is what of the page is live.
+func (a *App) accountNow(ctx context.Context, v *visit) (data pages.Account, err error) {
+	if data.Plan, err = a.planNow(ctx, v); err != nil {
+		return data, err
+	}
+	kolekts, err := a.meter(ctx, v)
+	if err != nil {
+		return data, err
+	}
+	rate, err := v.access.Limit("requests")
+	if err != nil {
+		return data, err
+	}
+	refused, err := a.refusedOf(ctx, v.user.ID)
+	if err != nil {
+		return data, err
+	}
+	data.Now = pages.UsageNow{Meters: []pages.Meter{kolekts}, Rate: limitText(rate, "requests") + ", by page and by key together.", Refused: refused.text()}
+	data.Banner, err = a.banner(ctx, v)
+	return data, err
+}
+
+// planWith is the name of the smallest plan that has a feature.
+func (a *App) planWith(feature string) string {
+	for _, p := range a.Billing.Catalog().Plans() {
+		if slices.Contains(p.Features, feature) {
+			return p.Name
+		}
+	}
+	return "no plan"
 }
 
 // planNow is the card of the account's plan.
@@ -150,7 +176,7 @@ func (a *App) usageCharts(ctx context.Context, account string) (*pages.Chart, []
 		return nil, nil, err
 	}
 	total := compare.Now.Value.Count
-	c := &pages.Chart{ID: "usage", Title: "Kolekts a day", Takeway: count(total, "kolekt") + " in 30 days" + changeText(compare), CSV: "/account/usage.csv"}
+	c := &pages.Chart{ID: "usage", Title: "Kolekts a day", Takeway: count(total, "kolekt") + " in 30 days" + changeText(compare), CSV: "/account/usage.csv", Help: "/definitions#usage"}
 	this, last := pages.Series{Name: "These 30 days", Class: "a"}, pages.Series{Name: "The 30 days before"}
 	for i, p := range now {
 		c.Labels = append(c.Labels, p.From.Format("2 Jan"))
@@ -165,14 +191,32 @@ func (a *App) usageCharts(ctx context.Context, account string) (*pages.Chart, []
 	if compare.Before.Value.Count > 0 {
 		c.Compare = &last
 	}
+	if c.Zoom, err = a.zoom(ctx, account, compare.Now.To); err != nil {
+		return nil, nil, err
+	}
 	m := compare.Now.Measures
 	stats := []pages.Stat{
-		{Label: "Kolekts", Value: number(total), Note: "in 30 days"},
+		{Label: "Kolekts", Value: number(total), Note: "in 30 days", Help: "/definitions#usage", Rows: "/kolekts"},
 		{Label: "Posts", Value: number(m["posts"].Sum)},
 		{Label: "Characters", Value: number(m["characters"].Sum)},
 		{Label: "Average score", Value: fmt.Sprintf("%.0f", m["engagement_score"].Average()), Note: "of 100", Help: "/definitions#score"},
 	}
 	return c, stats, nil
+}
+
+// zoom is a year of days until an instant, for an account or, without one, for
+// everybody.
+func (a *App) zoom(ctx context.Context, account string, until time.Time) (*pages.Zoom, error) {
+	const days = 365
+	year, err := a.Usage.Series(ctx, usage.Query{Account: account, Meter: meterKolekts, From: until.AddDate(0, 0, -days), To: until})
+	if err != nil || len(year) == 0 {
+		return nil, err
+	}
+	z := &pages.Zoom{From: year[0].From.Unix(), Name: "Kolekts", Before: 30, Days: 30}
+	for _, d := range year {
+		z.Values = append(z.Values, d.Number)
+	}
+	return z, nil
 }
 
 func changeText(c usage.Comparison) string {
@@ -189,6 +233,11 @@ func changeText(c usage.Comparison) string {
 }
 
 func (a *App) usageCSV(w http.ResponseWriter, r *http.Request, v *visit) error {
+	if !v.access.Has("csv") {
+		a.tell(r, "info", "Usage as CSV comes with "+a.planWith("csv")+" and above.")
+		http.Redirect(w, r, "/pricing", http.StatusSeeOther)
+		return nil
+	}
 	w.Header().Set("Content-Type", "text/csv; charset=utf-8")
 	w.Header().Set("Content-Disposition", `attachment; filename="kolekts.csv"`)
 	w.Header().Set("Cache-Control", "no-store")

@@ -75,6 +75,7 @@ func (a *App) api(mux *http.ServeMux) error {
 	admin("GET /api/v1/admin/users", a.apiUsers)
 	admin("GET /api/v1/admin/usage", a.apiPlatform)
 	admin("GET /api/v1/admin/health", a.apiHealth)
+	admin("GET /api/v1/admin/drift", a.apiDrift)
 	admin("GET /api/v1/admin/projections", a.apiProjections)
 
 	person("GET /api/v1/referrals", a.apiReferral)
@@ -142,7 +143,7 @@ func (a *App) paced(h apiHandler) apiHandler {
 		}
 		d.WriteHeaders(w.Header(), ratelimit.StandardHeaders)
 		if !d.Allowed {
-			a.counts.throttled.Add(1)
+			a.throttled(c.account, c.access.Plan)
 			return &rateError{d}
 		}
 		return h(w, r, c)
@@ -340,7 +341,7 @@ func (a *App) apiMake(w http.ResponseWriter, r *http.Request, c *caller) error {
 	if err := read(r, &draft); err != nil {
 		return err
 	}
-	k, err := a.make(r.Context(), c.account, draft)
+	k, err := a.make(r.Context(), c.account, c.access.Plan, draft)
 	if err != nil {
 		return err
 	}
@@ -437,6 +438,10 @@ func (a *App) apiLimits(w http.ResponseWriter, r *http.Request, c *caller) error
 		}
 		limits[t.limit] = l
 	}
-	writeJSON(w, http.StatusOK, map[string]any{"plan": c.access.Plan, "limits": limits, "period": c.access.Period})
+	refused, err := a.refusedOf(r.Context(), c.account)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, map[string]any{"plan": c.access.Plan, "limits": limits, "period": c.access.Period, "refused_24h": refused})
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kolekt/commerce/billing/stripesim"
 	"github.com/kolekt/commerce/examples/kolekt/internal/pages"
 )
 
@@ -19,6 +20,12 @@ type Dev struct {
 	// Advance moves the simulated clock on, with all that falls due on the
 	// way; nil without a simulator.
 	Advance func(ctx context.Context, d time.Duration) error
+	// Inject switches a fault of the simulator on, and Clear all of them off;
+	// nil without a simulator. Faults are what was switched on and isn't used
+	// up.
+	Inject func(faults ...stripesim.Fault)
+	Faults func() []stripesim.Fault
+	Clear  func()
 	// Simulator serves the simulated Stripe under /stripe/; nil without one.
 	Simulator http.Handler
 	// Mails are captured mails, the newest first; nil when mail is sent.
@@ -34,8 +41,15 @@ type CapturedMail struct {
 }
 
 func (d *Dev) routes(a *App, mux *http.ServeMux, page func(string, handler)) {
-	page("GET /dev/clock", a.clockPage)
-	page("POST /dev/clock", a.clockMove)
+	if d.Advance != nil {
+		page("GET /dev/clock", a.clockPage)
+		page("POST /dev/clock", a.clockMove)
+	}
+	if d.Inject != nil {
+		page("GET /dev/faults", a.faultsPage)
+		page("POST /dev/faults", a.faultOn)
+		page("POST /dev/faults/clear", a.faultsOff)
+	}
 	if d.Mails != nil {
 		page("GET /dev/mail", a.mailbox)
 		page("GET /dev/mail/{id}", a.mailbox)
@@ -47,7 +61,10 @@ func (d *Dev) routes(a *App, mux *http.ServeMux, page func(string, handler)) {
 }
 
 func (d *Dev) bar(a *App) *pages.Dev {
-	bar := &pages.Dev{Ephemeral: d.Ephemeral, Simulated: d.Simulated}
+	bar := &pages.Dev{Ephemeral: d.Ephemeral, Simulated: d.Simulated, Mailbox: d.Mails != nil, Faults: -1}
+	if d.Faults != nil {
+		bar.Faults = len(d.Faults())
+	}
 	if now := a.Now(); time.Until(now) > time.Minute {
 		bar.Clock = date(now)
 	}
@@ -66,9 +83,6 @@ func (a *App) clockPage(w http.ResponseWriter, r *http.Request, v *visit) error 
 }
 
 func (a *App) clockMove(w http.ResponseWriter, r *http.Request, _ *visit) error {
-	if a.Dev.Advance == nil {
-		return errNoPage
-	}
 	now := a.Now()
 	then, ok := map[string]time.Time{"day": now.AddDate(0, 0, 1), "week": now.AddDate(0, 0, 7), "month": now.AddDate(0, 1, 0)}[r.FormValue("by")]
 	if !ok {

@@ -85,7 +85,7 @@ func (a *App) planCard(plan billing.Plan, every billing.Interval, access billing
 		if card.Current {
 			text = "Pay by the " + string(every)
 		}
-		card.Action = &pages.Action{Text: text, Href: "/account/change?" + url.Values{"plan": {plan.ID}, "interval": {string(every)}}.Encode(), Quiet: !card.Featured || card.Current}
+		card.Action = &pages.Action{Text: text, Href: "/account/change?" + url.Values{"plan": {plan.ID}, "interval": {string(every)}}.Encode(), Quiet: !card.Featured || card.Current, Dialog: true}
 	default:
 		card.Action = &pages.Action{Text: "Choose " + plan.Name, Post: true, Href: "/checkout", Plan: plan.ID, Yearly: every == billing.Year, Quiet: !card.Featured}
 	}
@@ -145,6 +145,7 @@ func (a *App) checkoutReturn(w http.ResponseWriter, r *http.Request, v *visit) e
 			data.Detail = "The payment isn't finished. Nothing was charged."
 		}
 	}
+	data.Now = v.access.Plan
 	return a.show(w, r, v, http.StatusOK, "return", pages.Page{Title: "Checkout", Data: data})
 }
 

@@ -3,6 +3,7 @@ package web
 import (
 	"context"
 	"fmt"
+	"math/big"
 	"net/http"
 	"time"
 
@@ -65,6 +66,7 @@ func (a *App) adminRevenue(w http.ResponseWriter, r *http.Request, v *visit) err
 	months := book.Months(now, 12, selection)
 	last := book.Between(now.AddDate(0, 0, -30), now.Add(time.Nanosecond), selection)
 	data := pages.Admin{Tab: "revenue", MRR: mrrChart(months), Movements: movementsChart(months), Stats: revenueStats(snapshot, last)}
+	data.MRR.Zoom = mrrZoom(book, now, selection)
 	data.Subscribers, data.Dunning = a.subscriberTables(list, snapshot)
 	data.Plans = pages.Table{Caption: "Monthly recurring revenue by plan", Heads: []string{"Plan", "Subscribers", "MRR"}, Numeric: map[int]bool{1: true, 2: true}, Empty: "Nobody has subscribed yet."}
 	for _, p := range snapshot.Plans {
@@ -82,23 +84,42 @@ func revenueStats(s revenue.Snapshot, last revenue.Report) []pages.Stat {
 	if m, ok := last.LTV(); ok {
 		ltv = m.String()
 	}
-	growth := s.MRR.Money().Amount - last.Opening.Money().Amount
-	sign := "+"
-	if growth < 0 {
-		sign, growth = "−", -growth
-	}
 	return []pages.Stat{
-		{Label: "MRR", Value: s.MRR.Money().String(), Note: sign + billing.Money{Amount: growth, Currency: currency}.String() + " in 30 days", Help: "/definitions#mrr"},
-		{Label: "Committed", Value: s.Committed.Money().String(), Note: "without who leaves", Help: "/definitions#committed"},
-		{Label: "ARR", Value: s.ARR.Money().String(), Help: "/definitions#arr"},
-		{Label: "Subscribers", Value: number(int64(s.Customers.N)), Note: number(int64(s.PastDue.N)) + " past due"},
-		{Label: "ARPA", Value: arpa, Note: "a month", Help: "/definitions#arpa"},
-		{Label: "LTV", Value: ltv, Help: "/definitions#ltv"},
-		{Label: "Customer churn", Value: last.LogoChurn.Percent(1), Note: "30 days", Help: "/definitions#churn"},
-		{Label: "NRR", Value: last.NRR.Percent(1), Note: "GRR " + last.GRR.Percent(1), Help: "/definitions#nrr"},
-		{Label: "Trial conversion", Value: last.TrialConversion.Percent(0), Note: "30 days", Help: "/definitions#trial"},
-		{Label: "Received", Value: last.Revenue.String(), Note: "30 days, less refunds", Help: "/definitions#received"},
+		{Label: "MRR", Value: s.MRR.Money().String(), Note: signed(s.MRR.Money().Amount-last.Opening.Money().Amount) + " in 30 days", Help: "/definitions#mrr", Rows: "/admin/behind/mrr"},
+		{Label: "Committed", Value: s.Committed.Money().String(), Note: "without who leaves", Help: "/definitions#committed", Rows: "/admin/behind/committed"},
+		{Label: "ARR", Value: s.ARR.Money().String(), Help: "/definitions#arr", Rows: "/admin/behind/mrr"},
+		{Label: "At risk", Value: s.AtRisk.Money().String(), Note: number(int64(s.PastDue.N)) + " past due", Help: "/definitions#risk", Rows: "/admin/behind/at-risk", Alarm: s.PastDue.N > 0},
+		{Label: "Subscribers", Value: number(int64(s.Customers.N)), Note: "with MRR", Rows: "/admin/behind/customers"},
+		{Label: "ARPA", Value: arpa, Note: "a month", Help: "/definitions#arpa", Rows: "/admin/behind/mrr"},
+		{Label: "LTV", Value: ltv, Help: "/definitions#ltv", Rows: "/admin/behind/churn"},
+		{Label: "Customer churn", Value: last.LogoChurn.Percent(1), Note: "30 days", Help: "/definitions#churn", Rows: "/admin/behind/churn"},
+		{Label: "NRR", Value: last.NRR.Percent(1), Note: "GRR " + last.GRR.Percent(1), Help: "/definitions#nrr", Rows: "/admin/behind/nrr"},
+		{Label: "Moved", Value: signed(s.MRR.Money().Amount - last.Opening.Money().Amount), Note: "30 days", Help: "/definitions#movements", Rows: "/admin/behind/movements"},
+		{Label: "Trial conversion", Value: last.TrialConversion.Percent(0), Note: "30 days", Help: "/definitions#trial", Rows: "/admin/behind/trial"},
+		{Label: "Received", Value: last.Revenue.String(), Note: "30 days, less refunds", Help: "/definitions#received", Rows: "/admin/behind/received"},
 	}
+}
+
+// mrrZoom is MRR at the end of each day of a year: the level at its start and
+// what has moved it since.
+func mrrZoom(book *revenue.Book, now time.Time, selection revenue.Selection) *pages.Zoom {
+	const days = 365
+	first := now.Truncate(24*time.Hour).AddDate(0, 0, 1-days)
+	z := &pages.Zoom{From: first.Unix(), Name: "MRR", Cents: true, Line: true, Days: days, Values: make([]float64, days)}
+	level := new(big.Rat)
+	if at := book.AsOf(first.Add(-time.Nanosecond), selection).MRR.Exact; at != nil {
+		level.Set(at)
+	}
+	moves := book.Movements(first, now.Add(time.Nanosecond), selection)
+	for i := range z.Values {
+		end := first.AddDate(0, 0, i+1)
+		for len(moves) > 0 && moves[0].At.Before(end) {
+			level.Add(level, moves[0].Delta.Exact)
+			moves = moves[1:]
+		}
+		z.Values[i], _ = level.Float64()
+	}
+	return z
 }
 
 func dollars(v float64) string {
@@ -111,7 +132,7 @@ func dollars(v float64) string {
 }
 
 func mrrChart(months []revenue.Report) *pages.Chart {
-	c := &pages.Chart{ID: "mrr", Title: "Monthly recurring revenue", Format: dollars}
+	c := &pages.Chart{ID: "mrr", Title: "Monthly recurring revenue", Format: dollars, Help: "/definitions#mrr"}
 	s := pages.Series{Name: "MRR", Class: "a"}
 	for _, m := range months {
 		c.Labels = append(c.Labels, m.From.Format("Jan 2006"))
@@ -125,7 +146,7 @@ func mrrChart(months []revenue.Report) *pages.Chart {
 }
 
 func movementsChart(months []revenue.Report) *pages.Chart {
-	c := &pages.Chart{ID: "movements", Title: "What moved it", Takeway: "Above the line what came, below what went: the sum is the month's difference.", Format: dollars}
+	c := &pages.Chart{ID: "movements", Title: "What moved it", Takeway: "Above the line what came, below what went: the sum is the month's difference.", Format: dollars, Help: "/definitions#movements"}
 	names := []struct {
 		name, class string
 		of          func(revenue.Report) revenue.Figure
@@ -198,20 +219,4 @@ func cohortTable(cohorts []revenue.Cohort) pages.Table {
 		t.Rows = append(t.Rows, row)
 	}
 	return t
-}
-
-func (a *App) definitions(w http.ResponseWriter, r *http.Request, v *visit) error {
-	return a.show(w, r, v, http.StatusOK, "definitions", pages.Page{Title: "How numbers are computed", Data: []pages.Definition{
-		{ID: "mrr", Name: "MRR, monthly recurring revenue", Text: "What all subscriptions that are active or past due bring in a month, at their list price less coupons that last for ever; a yearly price counts a twelfth. Trials, unpaid and ended subscriptions, taxes and one-off amounts don't count."},
-		{ID: "committed", Name: "Committed MRR", Text: "MRR without the subscriptions that were cancelled and run to the end of their period."},
-		{ID: "movements", Name: "Movements", Text: "New: an account's MRR from zero, for the first time. Reactivation: from zero, again. Expansion and contraction: up and down. Churn: to zero. Their sum is exactly the difference of MRR."},
-		{ID: "arr", Name: "ARR, annual recurring revenue", Text: "Twelve times MRR."},
-		{ID: "arpa", Name: "ARPA, average revenue per account", Text: "MRR divided by the accounts that bring it."},
-		{ID: "ltv", Name: "LTV, lifetime value", Text: "ARPA at the start of the 30 days, divided by the share of customers who left in them, by the month. Without anybody who left it isn't defined."},
-		{ID: "churn", Name: "Customer churn", Text: "Customers who left in the 30 days, of those who were there at their start and those who came."},
-		{ID: "nrr", Name: "NRR and GRR, net and gross revenue retention", Text: "Of the customers with MRR 30 days ago: what they bring now, divided by what they brought then. Gross retention counts no increase of any of them."},
-		{ID: "trial", Name: "Trial conversion", Text: "Trials that were paid for, of the trials that ended."},
-		{ID: "received", Name: "Received", Text: "What was paid in the 30 days, less refunds. Yearly payments count in full."},
-		{ID: "score", Name: "Engagement score", Text: "From 0 to 100: up to 25 points for a short first sentence and 25 for few posts, 20 for short paragraphs, 15 for a question at the end, 15 for an image. The page of a kolekt lists its own."},
-	}})
 }

@@ -9,15 +9,18 @@ import (
 	"net/http"
 	"net/netip"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/alexedwards/scs/v2"
 
 	"github.com/kolekt/commerce/apikeys"
 	"github.com/kolekt/commerce/billing"
+	"github.com/kolekt/commerce/examples/kolekt/internal/audit"
 	"github.com/kolekt/commerce/examples/kolekt/internal/kolekts"
 	"github.com/kolekt/commerce/examples/kolekt/internal/ledger"
 	"github.com/kolekt/commerce/examples/kolekt/internal/pages"
+	"github.com/kolekt/commerce/examples/kolekt/internal/refusals"
 	"github.com/kolekt/commerce/examples/kolekt/internal/users"
 	"github.com/kolekt/commerce/gdpr"
 	"github.com/kolekt/commerce/internal/problem"
@@ -27,7 +30,8 @@ import (
 	"github.com/kolekt/commerce/usage"
 )
 
-// Config is what the application is made of. All fields but Dev are required.
+// Config is what the application is made of. All fields but Guard and Dev
+// are required.
 type Config struct {
 	PublicURL string
 	Users     *users.Service
@@ -44,7 +48,12 @@ type Config struct {
 	Logins   *ratelimit.Limiter // attempts to log in
 	Keys     *apikeys.Service
 	Mail     Mail
-	Outbox   *mailer.Service // for the administrator's health page
+	Outbox   *mailer.Service
+	Streams  []MailStream // of mail, as people choose them
+	Refused  *refusals.Log
+	Audit    audit.Store
+	// Guard watches over shared rate limits; nil without Redis.
+	Guard *ratelimit.Guard
 
 	// Feed answers what an account may do from memory, for programs.
 	Feed      *billing.Feed
@@ -78,7 +87,12 @@ type App struct {
 	login   *ratelimit.Plan            // attempts for one address of mail
 	network *ratelimit.Plan            // attempts from one place
 	counts  counts
+	streams streams
 	root    http.Handler
+
+	healthShared sync.Mutex // of all streams
+	healthAt     time.Time
+	healthLast   []part
 }
 
 // New returns the application.
@@ -150,6 +164,9 @@ func (a *App) routes() (http.Handler, error) {
 	member("POST /account/resume", a.resume)
 	member("POST /account/portal", a.portal)
 	member("GET /account/portal-return", a.portalReturn)
+	member("GET /account/limits", a.limitsPage)
+	member("GET /account/mail", a.mailPage)
+	member("POST /account/mail", a.mailChoose)
 	member("GET /account/keys", a.keysPage)
 	member("POST /account/keys", a.issueKey)
 	member("POST /account/keys/{id}/{action}", a.changeKey)
@@ -166,12 +183,17 @@ func (a *App) routes() (http.Handler, error) {
 	admin("GET /admin", a.adminRevenue)
 	admin("GET /admin/users", a.adminUsers)
 	admin("GET /admin/users/{id}", a.adminUser)
-	admin("POST /admin/users/{id}/resync", a.adminResync)
+	admin("POST /admin/users/{id}/{deed}", a.adminDeed)
+	admin("GET /admin/behind/{what}", a.adminBehind)
+	admin("GET /admin/drift", a.adminDrift)
+	admin("GET /admin/audit", a.adminAudit)
 	admin("GET /admin/usage", a.adminUsage)
 	admin("GET /admin/health", a.adminHealth)
 	admin("POST /admin/health/replay/{id}", a.adminReplay)
+	admin("POST /admin/health/resend/{id}", a.adminResend)
 	admin("POST /admin/health/reconcile", a.adminReconcile)
 	admin("GET /admin/projections", a.adminProjections)
+	admin("GET /admin/projections.csv", a.projectionsCSV)
 
 	if a.Dev != nil {
 		a.Dev.routes(a, mux, page)
@@ -179,7 +201,7 @@ func (a *App) routes() (http.Handler, error) {
 	mux.Handle("GET /static/", a.pages.Static())
 	mux.Handle("/mail/unsubscribe/", a.Outbox.UnsubscribeHandler())
 	mux.HandleFunc("GET /metrics", a.metrics)
-	mux.HandleFunc("GET /account/events", a.events)
+	a.liveRoutes(mux)
 	mux.Handle("GET /r/", http.StripPrefix("/r", a.Referrals.Links(referral.LinkConfig{Target: "/signup", Allow: a.mayLook})))
 	mux.HandleFunc("GET /api/v1/openapi.json", a.description)
 	mux.Handle("GET /api", http.RedirectHandler("/api/v1/openapi.json", http.StatusSeeOther))

@@ -11,6 +11,7 @@ import (
 	"github.com/kolekt/commerce/billing"
 	"github.com/kolekt/commerce/examples/kolekt/internal/kolekts"
 	"github.com/kolekt/commerce/examples/kolekt/internal/pages"
+	"github.com/kolekt/commerce/examples/kolekt/internal/refusals"
 	"github.com/kolekt/commerce/examples/kolekt/internal/thread"
 	"github.com/kolekt/commerce/ratelimit"
 	"github.com/kolekt/commerce/usage"
@@ -47,14 +48,20 @@ func (a *App) pace(ctx context.Context, account, plan string) error {
 	}
 	d, err := a.Requests.Allow(ctx, account, p, 1)
 	if err == nil && !d.Allowed {
-		a.counts.throttled.Add(1)
+		a.throttled(account, plan)
 		err = &rateError{d}
 	}
 	return err
 }
 
+// throttled notes a request that was refused for its pace.
+func (a *App) throttled(account, plan string) {
+	a.counts.throttled.Add(1)
+	a.Refused.Note(account, plan, refusals.Rate)
+}
+
 // make makes a kolekt: it counts and is stored in one step, or neither.
-func (a *App) make(ctx context.Context, account string, draft kolekts.Draft) (kolekts.Kolekt, error) {
+func (a *App) make(ctx context.Context, account, plan string, draft kolekts.Draft) (kolekts.Kolekt, error) {
 	k, err := kolekts.Make(account, draft, a.Now())
 	if err != nil {
 		return kolekts.Kolekt{}, err
@@ -66,12 +73,14 @@ func (a *App) make(ctx context.Context, account string, draft kolekts.Draft) (ko
 		}
 		if !d.Allowed {
 			a.counts.overQuota.Add(1)
+			a.Refused.Note(account, plan, refusals.Quota)
 			return &quotaError{d}
 		}
 		return store.Add(ctx, k)
 	})
 	if err == nil {
 		a.counts.kolekts.Add(1)
+		a.streams.poke(account)
 	}
 	return k, err
 }
@@ -147,7 +156,7 @@ func (a *App) makePage(w http.ResponseWriter, r *http.Request, v *visit) error {
 	err := a.pace(r.Context(), v.user.ID, v.access.Plan)
 	var k kolekts.Kolekt
 	if err == nil {
-		k, err = a.make(r.Context(), v.user.ID, draft)
+		k, err = a.make(r.Context(), v.user.ID, v.access.Plan, draft)
 	}
 	var quota *quotaError
 	var fast *rateError

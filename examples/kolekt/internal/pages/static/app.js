@@ -33,13 +33,13 @@ for (const button of document.querySelectorAll("button[data-copy]")) {
   });
 }
 
-// A form is sent once.
-for (const form of document.querySelectorAll("form[method=post]")) {
-  form.addEventListener("submit", () => {
-    form.setAttribute("aria-busy", "true");
-    setTimeout(() => { for (const b of form.querySelectorAll("button")) b.disabled = true; });
-  });
-}
+// A form is sent once. Forms may come later, so the document listens.
+document.addEventListener("submit", (e) => {
+  const form = e.target;
+  if (form.method !== "post") return;
+  form.setAttribute("aria-busy", "true");
+  setTimeout(() => { for (const b of form.querySelectorAll("button")) b.disabled = true; });
+});
 addEventListener("pageshow", (e) => {
   if (e.persisted) for (const b of document.querySelectorAll("button[disabled]")) b.disabled = false;
 });
@@ -55,9 +55,67 @@ for (const button of document.querySelectorAll("button[data-fill]")) {
   });
 }
 
-// Reloads a page that waits for something, as soon as it has come.
+// Shows the page behind a link above this one. Any trouble, and the link is
+// followed as always.
+for (const link of document.querySelectorAll("a[data-dialog]")) {
+  link.addEventListener("click", async (e) => {
+    if (e.metaKey || e.ctrlKey || e.shiftKey || !window.HTMLDialogElement) return;
+    e.preventDefault();
+    link.setAttribute("aria-busy", "true");
+    try {
+      const answer = await fetch(link.href);
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const body = page.querySelector("[data-dialog-body]");
+      if (!answer.ok || !body) throw new Error("no dialog");
+      const dialog = document.createElement("dialog");
+      body.classList.remove("narrow", "card");
+      dialog.append(body);
+      dialog.setAttribute("aria-label", body.querySelector("h1").textContent);
+      dialog.addEventListener("click", (c) => {
+        if (c.target === dialog || c.target.closest("[data-dialog-close]")) { c.preventDefault(); dialog.close(); }
+      });
+      dialog.addEventListener("close", () => { dialog.remove(); link.focus(); });
+      document.body.append(dialog);
+      dialog.showModal();
+    } catch {
+      location.assign(link.href);
+    } finally {
+      link.removeAttribute("aria-busy");
+    }
+  });
+}
+
+// Keeps an open page up to date: the server sends the parts that have changed,
+// ready made. A part in which somebody is at work waits.
 const live = document.querySelector("[data-live]");
 if (live && window.EventSource) {
-  const source = new EventSource(live.dataset.live);
-  source.addEventListener("changed", () => { source.close(); location.reload(); });
+  const waiting = new Map();
+  const put = (id, html) => {
+    const old = document.getElementById(id);
+    if (!old || old.outerHTML === html) return;
+    if (old.contains(document.activeElement)) {
+      if (!waiting.has(id)) old.addEventListener("focusout", () => setTimeout(() => { const h = waiting.get(id); waiting.delete(id); put(id, h); }), { once: true });
+      waiting.set(id, html);
+      return;
+    }
+    const t = document.createElement("template");
+    t.innerHTML = html;
+    old.replaceWith(t.content);
+  };
+  let source = null;
+  const open = () => {
+    source = new EventSource(live.dataset.live);
+    source.addEventListener("part", (e) => { const p = JSON.parse(e.data); put(p.id, p.html); });
+    source.addEventListener("reload", () => { close(); location.reload(); });
+    source.addEventListener("error", () => {
+      // Refused, and not only broken off: once more, later.
+      if (source && source.readyState === EventSource.CLOSED) { source = null; setTimeout(look, 30000); }
+    });
+  };
+  const close = () => { if (source) source.close(); source = null; };
+  // A page that nobody sees holds no stream.
+  const look = () => { if (document.hidden) close(); else if (!source) open(); };
+  document.addEventListener("visibilitychange", look);
+  addEventListener("pagehide", close);
+  addEventListener("pageshow", look);
 }
