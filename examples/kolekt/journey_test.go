@@ -52,7 +52,7 @@ func start(t testing.TB, env map[string]string) string {
 	})
 	select {
 	case first := <-text:
-		m := regexp.MustCompile(`http://\S+`).FindString(first)
+		m := regexp.MustCompile(`https?://\S+`).FindString(first)
 		require.NotEmpty(t, m, first)
 		return m
 	case err := <-ended:

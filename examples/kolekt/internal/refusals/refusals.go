@@ -130,7 +130,7 @@ func (l *Log) Run(ctx context.Context) error {
 			l.log.WarnContext(ctx, "refusals: not written yet", "err", err)
 		}
 		if n%1800 == 0 && ctx.Err() == nil { // an hour
-			if err := l.store.Prune(ctx, l.now().Add(-Window-time.Hour)); err != nil {
+			if err := l.store.Prune(ctx, l.now().Add(-Window-time.Hour)); err != nil && ctx.Err() == nil {
 				l.log.WarnContext(ctx, "refusals: not pruned", "err", err)
 			}
 		}
