@@ -78,10 +78,10 @@ func (s *Service) Pause(ctx context.Context, account string, o PauseOptions) (Su
 }
 
 // Unpause takes a paused subscription up again. Within what was paid before
-// the pause it goes on as if nothing had been; later, and where a trial had
-// ended without a payment method, a period begins now and is charged: a payment
-// that is refused is ErrDeclined, and nothing has changed. Without a pause it
-// changes nothing.
+// the pause it goes on as if nothing had been. Later a period begins now and is
+// charged: a payment that is refused is ErrDeclined, and nothing has changed.
+// Where a trial had ended without a payment method, one is to be there first.
+// Without a pause it changes nothing.
 func (s *Service) Unpause(ctx context.Context, account string) (Subscription, error) {
 	a, err := s.Account(ctx, account)
 	if err != nil {
@@ -98,6 +98,9 @@ func (s *Service) Unpause(ctx context.Context, account string) (Subscription, er
 	}
 	var request any = updateIntent{SubscriptionID: sub.ID, Request: update}
 	if sub.Status == StatusPaused {
+		if a.method(sub.ID) == "" {
+			return sub, fmt.Errorf("%w: subscription %s is paused for want of a payment method: bring one first (UsePaymentMethod, Portal)", ErrInvalid, sub.ID)
+		}
 		op, request = opUnpause, cancelIntent{SubscriptionID: sub.ID}
 	}
 	out, done, err := s.act(ctx, account, op, func(a *Account) (any, bool, error) {

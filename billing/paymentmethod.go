@@ -2,6 +2,7 @@ package billing
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"time"
@@ -111,7 +112,7 @@ func (s *Service) SetupPayment(ctx context.Context, account string) (Setup, erro
 	call, cancel := s.call(ctx)
 	defer cancel()
 	// No intent: a setup that nobody confirms is nothing.
-	return p.CreateSetup(call, customer, fmt.Sprintf("%ssetup:%s:%d", KeyPrefix, fingerprint(account), s.now().UnixMicro()))
+	return p.CreateSetup(call, customer, KeyPrefix+"setup:"+rand.Text())
 }
 
 // OnPage says that the person is on a page for payment: for a quarter of an

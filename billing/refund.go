@@ -129,7 +129,7 @@ func (s *Service) Refund(ctx context.Context, account string, o RefundOrder, why
 		if done {
 			return nil, false, fmt.Errorf("%w: the credit note of key %q is gone", ErrNotFound, why.Key)
 		}
-		req, err := creditNote(&inv, a.refundsUnderWay(inv.ID), o)
+		req, err := creditNote(&inv, a.credited(&inv), o)
 		req.Reference = reference
 		return refundIntent{Request: req, Audit: &why, What: what}, false, err
 	})
@@ -145,9 +145,9 @@ func (s *Service) Refund(ctx context.Context, account string, o RefundOrder, why
 }
 
 // creditNote decides what is given back of an invoice.
-func creditNote(inv *Invoice, underWay int64, o RefundOrder) (CreditNoteRequest, error) {
+func creditNote(inv *Invoice, credited int64, o RefundOrder) (CreditNoteRequest, error) {
 	req := CreditNoteRequest{InvoiceID: inv.ID, Amount: o.Amount, ToBalance: o.ToBalance, Reason: o.Reason}
-	room := inv.AmountPaid - inv.AmountRefunded
+	room := inv.AmountPaid - credited
 	switch inv.Status {
 	case InvoicePaid:
 	case InvoiceOpen:
@@ -155,7 +155,6 @@ func creditNote(inv *Invoice, underWay int64, o RefundOrder) (CreditNoteRequest,
 	default:
 		return req, fmt.Errorf("%w: invoice %s is %s: there is nothing to give back", ErrInvalid, inv.ID, inv.Status)
 	}
-	room -= underWay
 	if req.Amount == (Money{}) {
 		req.Amount = Money{room, inv.Currency}
 	}
@@ -165,16 +164,21 @@ func creditNote(inv *Invoice, underWay int64, o RefundOrder) (CreditNoteRequest,
 	return req, nil
 }
 
-// refundsUnderWay is what is being given back of an invoice, as far as the
-// gateway may not show it yet.
-func (a *Account) refundsUnderWay(invoiceID string) (sum int64) {
+// credited is what was given back of a paid invoice, as the gateway just
+// showed it, with what is under way: of that the gateway may show a part
+// already.
+func (a *Account) credited(inv *Invoice) int64 {
+	var known int64
+	if stored := a.invoice(inv.ID); stored != nil {
+		known = stored.AmountRefunded // without what is under way
+	}
 	for _, it := range a.Intents {
 		var r refundIntent
-		if it.Op == opRefund && json.Unmarshal(it.Request, &r) == nil && r.Request.InvoiceID == invoiceID {
-			sum += r.Request.Amount.Amount
+		if it.Op == opRefund && json.Unmarshal(it.Request, &r) == nil && r.Request.InvoiceID == inv.ID {
+			known += r.Request.Amount.Amount
 		}
 	}
-	return sum
+	return max(known, inv.AmountRefunded)
 }
 
 // paysFor is the invoice that an intent pays.
