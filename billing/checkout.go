@@ -82,7 +82,7 @@ func (s *Service) Checkout(ctx context.Context, account string, o CheckoutOrder)
 func (s *Service) checkoutRequest(a *Account, o *CheckoutOrder, price string, n int64) checkoutIntent {
 	return checkoutIntent{Plan: o.Plan, Request: CheckoutRequest{
 		CustomerID: a.CustomerID, Account: a.ID, Items: []LineItem{{PriceID: price, Quantity: n}},
-		SuccessURL: o.SuccessURL, CancelURL: o.CancelURL, TrialDays: s.trial(a, &o.Order),
+		SuccessURL: o.SuccessURL, CancelURL: o.CancelURL, TrialDays: s.trial(a, &o.Order), TrialWithoutCard: o.TrialWithoutCard && s.trial(a, &o.Order) > 0,
 		CouponID: o.CouponID, PromotionCode: o.PromotionCode, AllowPromotionCodes: o.AllowPromotionCodes,
 		Metadata: o.metadata(),
 	}}
@@ -155,6 +155,9 @@ func (s *Service) SyncCheckout(ctx context.Context, account, sessionID string) (
 func (s *Service) Portal(ctx context.Context, account, returnURL string) (string, error) {
 	id, err := s.EnsureCustomer(ctx, account)
 	if err != nil {
+		return "", err
+	}
+	if err := s.OnPage(ctx, account); err != nil {
 		return "", err
 	}
 	call, cancel := s.call(ctx)
