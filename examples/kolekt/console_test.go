@@ -123,6 +123,43 @@ func TestAnAdministratorsDeedsHaveAReasonAndHappenOnce(t *testing.T) {
 	})
 }
 
+func TestAnAdministratorGivesPlansAndExtendsTrials(t *testing.T) {
+	onBoth(t, func(t *testing.T, origin string) {
+		ann, bob, admin := newClient(t, origin, nil), newClient(t, origin, nil), administrator(t, origin)
+		ann.signUp("ann@example.com")
+		bob.signUp("bob@example.com")
+		page := admin.userPage("ann@example.com")
+		until := time.Now().AddDate(0, 0, 40).UTC().Format(time.DateOnly)
+		for _, wrong := range []url.Values{
+			{"plan": {"gold"}, "until": {until}, "reason": {"a friend"}}, {"plan": {"free"}, "until": {until}, "reason": {"a friend"}},
+			{"plan": {"business"}, "until": {"tomorrow"}, "reason": {"a friend"}}, {"plan": {"business"}, "until": {"2020-01-01"}, "reason": {"a friend"}},
+		} {
+			require.Contains(t, admin.post(page+"/comp", admin.deed(page, "comp", wrong), 422), "field-error", "%v", wrong)
+		}
+		form := admin.deed(page, "comp", url.Values{"plan": {"business"}, "until": {until}, "reason": {"a friend"}})
+		admin.post(page+"/comp", form, 200)
+		require.Contains(t, admin.post(page+"/comp", form, 200), "done before")
+		require.Equal(t, "business", ann.do("GET", "/api/v1/subscriptions/current", nil, 200)["plan"])
+		require.EqualValues(t, 1000, ann.do("GET", "/api/v1/usage", nil, 200)["limit"])
+		require.Contains(t, ann.read("/account", 200), "Given to you")
+		require.Contains(t, ann.read("/pricing", 200), "Choose Business", "what was given can be bought")
+		admin.post(page+"/uncomp", admin.deed(page, "uncomp", url.Values{"reason": {"no friend"}}), 200)
+		require.Equal(t, "free", ann.do("GET", "/api/v1/subscriptions/current", nil, 200)["plan"])
+		admin.post(page+"/uncomp", url.Values{"reason": {"no friend"}}, 404)
+
+		// Bob tries Enterprise. Ann has no trial to extend.
+		bob.subscribe("enterprise")
+		admin.post(page+"/extend", url.Values{"until": {until}, "reason": {"more time"}}, 404)
+		page = admin.userPage("bob@example.com")
+		require.Contains(t, bob.read("/account", 200), "Trial until")
+		require.Contains(t, admin.post(page+"/extend", admin.deed(page, "extend", url.Values{"until": {"2020-01-01"}, "reason": {"more time"}}), 422), "field-error")
+		admin.post(page+"/extend", admin.deed(page, "extend", url.Values{"until": {until}, "reason": {"more time"}}), 200)
+		end, err := time.Parse(time.DateOnly, until)
+		require.NoError(t, err)
+		require.Contains(t, bob.read("/account", 200), "Trial until "+end.AddDate(0, 0, 1).Format("2 January 2006"))
+	})
+}
+
 func TestTheConsoleIsForAdministratorsAndNotForOtherSites(t *testing.T) {
 	origin := start(t, nil)
 	ann, admin := newClient(t, origin, nil), administrator(t, origin)

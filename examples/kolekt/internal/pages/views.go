@@ -22,6 +22,7 @@ type PlanCard struct {
 	Interval string // "month", "year"; empty for free
 	PerMonth string // a yearly price by the month; empty else
 	Saving   string // "two months free"; empty without one
+	Trial    string // "14 days free to try"; empty without one
 	Features []string
 	Current  bool
 	Featured bool
@@ -179,6 +180,7 @@ type Subscription struct {
 	CanResume   bool
 	CanPortal   bool
 	Provisional string // how old the state is, when it matters
+	Credit      string // what comes off the next invoices
 }
 
 // Badge is a state with a colour; the text alone says enough.
@@ -297,6 +299,7 @@ func (d Deed) Value(name string) string { return d.Values[name] }
 // DeedField is a field of a Deed.
 type DeedField struct {
 	Name, Label, Hint, Placeholder string
+	Type                           string   // of the input; empty: text
 	Choices                        []Choice // a list to choose from; nil: a text
 }
 

@@ -74,12 +74,20 @@ func (a *App) planNow(ctx context.Context, v *visit) (pages.Subscription, error)
 		return pages.Subscription{}, err
 	}
 	card := pages.Subscription{Name: plan.Name, Price: "Free", Features: a.features(plan), Badge: pages.Badge{Text: "Active", Kind: "good"}, CanUpgrade: true}
-	sub, err := a.Billing.Subscription(ctx, v.user.ID)
-	if errors.Is(err, billing.ErrNoSubscription) {
+	acc, err := a.Billing.Account(ctx, v.user.ID)
+	if err != nil {
+		return card, err
+	}
+	if v.access.Reason == billing.ReasonComp {
+		card.Badge, card.Since = pages.Badge{Text: "Given to you", Kind: "info"}, "For nothing, until "+date(v.access.Until)+"."
+	}
+	if acc.Balance.Amount < 0 {
+		card.Credit = billing.Money{Amount: -acc.Balance.Amount, Currency: acc.Balance.Currency}.String() + " of credit come off the next invoices."
+	}
+	sub, ok := acc.Current()
+	if !ok {
 		card.Next = "No card, no charges."
 		return card, nil
-	} else if err != nil {
-		return card, err
 	}
 	card.CanPortal = true
 	if !sub.Status.Live() {

@@ -86,7 +86,7 @@ func (a *App) showUser(w http.ResponseWriter, r *http.Request, v *visit, status 
 	if err != nil {
 		return err
 	}
-	data.Audit, data.Deeds = a.auditTable(ctx, done, false), a.deedForms(wrong)
+	data.Audit, data.Deeds = a.auditTable(ctx, done, false), a.deedForms(acc, wrong)
 	return a.show(w, r, v, status, "admin-user", pages.Page{Title: u.Email, Nav: "admin", Data: data})
 }
 

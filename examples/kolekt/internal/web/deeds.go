@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/kolekt/commerce/billing"
@@ -22,10 +24,13 @@ import (
 type deed struct {
 	name, title, text, button string
 	fields                    []pages.DeedField
-	// plan reads the form and says in a few words what will be done, and does it. Its
-	// reference is the deed's key: the same one has one effect.
-	plan func(r *http.Request) (detail string, do func(ctx context.Context, account, reference string) error, err error)
+	// read reads the form, says in a few words what will be done, and does it
+	// when it is called. Why carries the deed's key: the same one has one
+	// effect.
+	read func(r *http.Request) (detail string, do act, err error)
 }
+
+type act func(ctx context.Context, account string, why billing.Audit) error
 
 const (
 	reasonMin, reasonMax = 3, 300
@@ -60,41 +65,92 @@ func cents(text string, most int64) (int64, error) {
 	return amount, nil
 }
 
-// deeds are all of them, in the order of the page.
-func (a *App) deeds() []deed {
-	return []deed{
+// day reads the date of a form: its end, in UTC.
+func day(text string) (time.Time, error) {
+	t, err := time.Parse(time.DateOnly, text)
+	if err != nil {
+		return t, wrongForm("%q is no date such as 2026-12-31", text)
+	}
+	return t.AddDate(0, 0, 1), nil
+}
+
+// deeds are those that an account allows, in the order of the page.
+func (a *App) deeds(acc billing.Account) []deed {
+	plans := []pages.Choice{}
+	for _, p := range a.Billing.Catalog().Plans() {
+		if len(p.Prices) > 0 {
+			plans = append(plans, pages.Choice{ID: p.ID, Name: p.Name})
+		}
+	}
+	list := []deed{
 		{
 			name: "credit", title: "Credit", text: "Comes off the next invoices.", button: "Give the credit",
 			fields: []pages.DeedField{{Name: "amount", Label: "Amount, $", Placeholder: "5.00"}},
-			plan: func(r *http.Request) (string, func(context.Context, string, string) error, error) {
+			read: func(r *http.Request) (string, act, error) {
 				n, err := cents(r.FormValue("amount"), creditMax)
-				if err != nil {
-					return "", nil, err
-				}
 				m := billing.Money{Amount: n, Currency: currency}
-				return m.String(), func(ctx context.Context, account, reference string) error {
-					_, err := a.Billing.Credit(ctx, reference, account, m)
+				return m.String(), func(ctx context.Context, account string, why billing.Audit) error {
+					_, err := a.Billing.GrantCredit(ctx, account, m, why)
 					return err
-				}, nil
+				}, err
 			},
 		},
 		{
-			name: "resync", title: "Fetch from the payment provider", text: "Replaces what we hold by what the provider holds.", button: "Fetch now",
-			plan: func(*http.Request) (string, func(context.Context, string, string) error, error) {
-				return "", func(ctx context.Context, account, _ string) error {
-					_, err := a.Billing.Sync(ctx, account)
+			name: "comp", title: "Give a plan", text: "For nothing, up to and with a day. A plan that is paid for goes on being charged.", button: "Give the plan",
+			fields: []pages.DeedField{{Name: "plan", Label: "Plan", Choices: plans}, {Name: "until", Label: "Until", Type: "date"}},
+			read: func(r *http.Request) (string, act, error) {
+				plan := r.FormValue("plan")
+				if !slices.ContainsFunc(plans, func(c pages.Choice) bool { return c.ID == plan }) {
+					return "", nil, wrongForm("choose a plan")
+				}
+				until, err := day(r.FormValue("until"))
+				return a.planName(plan) + " until " + r.FormValue("until"), func(ctx context.Context, account string, why billing.Audit) error {
+					_, err := a.Billing.Comp(ctx, account, plan, until, why)
 					return err
-				}, nil
+				}, err
 			},
 		},
 	}
+	if acc.Comp != nil && acc.Comp.Until.After(a.Now()) {
+		list = append(list, deed{
+			name: "uncomp", title: "Take the given plan back", text: a.planName(acc.Comp.Plan) + ", given until " + date(acc.Comp.Until) + ".", button: "Take it back",
+			read: func(*http.Request) (string, act, error) {
+				return "", func(ctx context.Context, account string, why billing.Audit) error {
+					_, err := a.Billing.Comp(ctx, account, "", time.Time{}, why)
+					return err
+				}, nil
+			},
+		})
+	}
+	if sub, ok := acc.Current(); ok && sub.Status == billing.StatusTrialing {
+		list = append(list, deed{
+			name: "extend", title: "Extend the trial", text: "It ends on " + date(sub.TrialEnd) + ". Nothing is charged before.", button: "Extend it",
+			fields: []pages.DeedField{{Name: "until", Label: "Until", Type: "date"}},
+			read: func(r *http.Request) (string, act, error) {
+				until, err := day(r.FormValue("until"))
+				return "until " + r.FormValue("until"), func(ctx context.Context, account string, why billing.Audit) error {
+					_, err := a.Billing.ExtendTrial(ctx, account, until, why)
+					return err
+				}, err
+			},
+		})
+	}
+	return append(list, deed{
+		name: "resync", title: "Fetch from the payment provider", text: "Replaces what we hold by what the provider holds.", button: "Fetch now",
+		read: func(*http.Request) (string, act, error) {
+			return "", func(ctx context.Context, account string, _ billing.Audit) error {
+				_, err := a.Billing.Sync(ctx, account)
+				return err
+			}, nil
+		},
+	})
 }
 
 // deedForms are the forms of a user's page. Wrong, if set, is the form that
 // was sent and refused.
-func (a *App) deedForms(wrong *pages.Deed) []pages.Deed {
+func (a *App) deedForms(acc billing.Account, wrong *pages.Deed) []pages.Deed {
 	var forms []pages.Deed
-	for _, d := range a.deeds() {
+	for _, d := range a.deeds(acc) {
 		f := pages.Deed{Name: d.name, Title: d.title, Text: d.text, Button: d.button, Fields: d.fields, Key: ident.New("aud", a.Now())}
 		if wrong != nil && wrong.Name == d.name {
 			f.Key, f.Error, f.Values, f.Open = wrong.Key, wrong.Error, wrong.Values, true
@@ -107,17 +163,24 @@ func (a *App) deedForms(wrong *pages.Deed) []pages.Deed {
 // adminDeed does it: first the entry, then the deed, then what came of it.
 func (a *App) adminDeed(w http.ResponseWriter, r *http.Request, v *visit) error {
 	ctx := r.Context()
+	u, err := a.Users.Store().ByID(ctx, r.PathValue("id"))
+	if errors.Is(err, users.ErrNotFound) {
+		return errNoPage
+	} else if err != nil {
+		return err
+	}
+	acc, err := a.Billing.Account(ctx, u.ID)
+	if err != nil {
+		return err
+	}
 	var d *deed
-	for _, known := range a.deeds() {
+	for _, known := range a.deeds(acc) {
 		if known.name == r.PathValue("deed") {
 			d = &known
 		}
 	}
-	u, err := a.Users.Store().ByID(ctx, r.PathValue("id"))
-	if d == nil || errors.Is(err, users.ErrNotFound) {
+	if d == nil {
 		return errNoPage
-	} else if err != nil {
-		return err
 	}
 	done, err := a.carryOut(r, v.user, u, d)
 	var form *formProblem
@@ -146,7 +209,7 @@ func (a *App) carryOut(r *http.Request, by, to users.User, d *deed) (string, err
 	if n := utf8.RuneCountInString(reason); n < reasonMin || n > reasonMax {
 		return "", wrongForm("a reason has %d to %d characters: it is what the audit keeps", reasonMin, reasonMax)
 	}
-	detail, do, err := d.plan(r)
+	detail, do, err := d.read(r)
 	if err != nil {
 		return "", err
 	}
@@ -163,7 +226,7 @@ func (a *App) carryOut(r *http.Request, by, to users.User, d *deed) (string, err
 	if entry.Outcome == "done" {
 		return "done before, and not again", nil
 	}
-	err = do(ctx, to.ID, key)
+	err = do(ctx, to.ID, billing.Audit{Key: key, By: "admin:" + by.ID, Reason: reason})
 	outcome, shown := "done", err
 	for _, kind := range refusedByBilling {
 		if errors.Is(err, kind) {

@@ -78,8 +78,11 @@ func (a *App) planCard(plan billing.Plan, every billing.Interval, access billing
 			card.Saving = count(free, "month") + " free"
 		}
 	}
+	if plan.TrialDays > 0 && !access.Paid {
+		card.Trial = "First " + count(plan.TrialDays, "day") + " free"
+	}
 	switch {
-	case card.Current && !access.Paid:
+	case card.Current && !access.Paid && access.Reason != billing.ReasonComp:
 	case access.Paid:
 		text := "Change to " + plan.Name
 		if card.Current {
