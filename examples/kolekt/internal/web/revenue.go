@@ -189,11 +189,18 @@ func (a *App) subscriberTables(list []subscriber, s revenue.Snapshot) (all, dunn
 		all.Rows = append(all.Rows, pages.Row{Href: href, Cells: []string{s.user.Email, a.planName(plan), date(s.sub.StartDate), statusBadge(s.sub).Text, part.String()}})
 		for _, i := range s.account.UnpaidInvoices(s.sub.ID) {
 			dunning.Rows = append(dunning.Rows, pages.Row{Href: href, Cells: []string{
-				s.user.Email, billing.Money{Amount: i.AmountRemaining, Currency: i.Currency}.String(), number(i.AttemptCount), date(i.NextPaymentAttempt),
+				s.user.Email, billing.Money{Amount: i.AmountRemaining, Currency: i.Currency}.String(), number(i.AttemptCount), nextTry(i.NextPaymentAttempt),
 			}})
 		}
 	}
 	return all, dunning
+}
+
+func nextTry(at time.Time) string {
+	if at.IsZero() {
+		return "given up"
+	}
+	return date(at)
 }
 
 // cohortTable says how many of each month's customers are still there.
