@@ -136,7 +136,7 @@ func serve(ctx context.Context, cfg Config, out io.Writer) error {
 	}
 
 	app, err := web.New(web.Config{
-		PublicURL: cfg.PublicURL, Users: people, Sessions: newSessions(cfg, stores), Kolekts: stores.Kolekts, Atomically: stores.Atomically(meters),
+		PublicURL: cfg.PublicURL, Users: people, Sessions: newSessions(cfg, stores), Kolekts: stores.Kolekts, Make: stores.Make,
 		Billing: subscriptions, Accounts: stores.Billing, Ledger: stores.Ledger, Usage: meters, Requests: requests, Logins: logins, Keys: keys, Mail: post, Outbox: post.Service,
 		Streams: streams(), Refused: refused, Audit: stores.Audit, Guard: stores.Guard,
 		Feed: feed, Referrals: referrals, Privacy: privacy, Purposes: purposes(), Stopping: ctx.Done(),

@@ -110,7 +110,8 @@ func development(cfg Config, stores *Stores, stripe *Stripe, post *Mails, subscr
 			if err := sim.Advance(ctx, by); err != nil {
 				return err
 			}
-			_, err := subscriptions.ProcessPending(ctx)
+			// As it happens every hour, and handles what waits first.
+			_, err := subscriptions.Reconcile(ctx)
 			return err
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/alexedwards/scs/pgxstore"
 	"github.com/alexedwards/scs/v2"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/go-redis/v9"
 
@@ -61,7 +62,8 @@ type Stores struct {
 	Guard    *ratelimit.Guard // nil without Redis
 	Sessions scs.Store        // nil in memory: scs has a store of its own
 
-	pool  *pgxpool.Pool // nil in memory
+	pool  *pgxpool.Pool  // nil in memory
+	usage *usagepg.Store // nil in memory
 	redis redis.UniversalClient
 }
 
@@ -138,7 +140,8 @@ func (s *Stores) usePostgres(ctx context.Context, cfg Config) error {
 	} else if err := verifyAll(ctx, pool); err != nil {
 		return fmt.Errorf("%w: run: kolekt migrate", err)
 	}
-	s.Billing, s.Usage, s.Keys, s.KeyBus = billingpg.New(pool), usagepg.New(pool), apikeyspg.New(pool), apikeyspg.NewBus(pool)
+	s.usage = usagepg.New(pool)
+	s.Billing, s.Usage, s.Keys, s.KeyBus = billingpg.New(pool), s.usage, apikeyspg.New(pool), apikeyspg.NewBus(pool)
 	s.Mail, s.Users, s.Kolekts, s.Ledger = mailerpg.New(pool), users.NewPostgres(pool), kolekts.NewPostgres(pool), ledger.NewPostgres(pool)
 	s.Privacy, s.Referral = gdprpg.New(pool), referralpg.New(pool)
 	s.Refusals, s.Audit = refusals.NewPostgres(pool), audit.NewPostgres(pool)
@@ -185,26 +188,18 @@ func (s *Stores) Ready(ctx context.Context) error {
 	return s.pool.Ping(ctx)
 }
 
-// Atomically makes changes of usage and kolekts come together: in one
-// transaction, or one after the other where nothing survives a crash anyway.
-func (s *Stores) Atomically(meters *usage.Service) func(context.Context, func(*usage.Service, kolekts.Store) error) error {
-	return func(ctx context.Context, f func(*usage.Service, kolekts.Store) error) error {
-		if s.pool == nil {
-			return f(meters, s.Kolekts)
-		}
-		tx, err := s.pool.Begin(ctx)
-		if err != nil {
-			return fmt.Errorf("%w: %w", usage.ErrUnavailable, err)
-		}
-		defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // nothing after a commit
-		if err := f(meters.With(usagepg.New(tx)), kolekts.NewPostgres(tx)); err != nil {
-			return err
-		}
-		if err := tx.Commit(ctx); err != nil {
-			return fmt.Errorf("%w: %w", usage.ErrUnknownOutcome, err)
-		}
-		return nil
+// Make counts a kolekt and stores it, together or not at all: with PostgreSQL
+// in one commit, in memory one after the other, where nothing survives a crash
+// anyway.
+func (s *Stores) Make(ctx context.Context, meters *usage.Service, r usage.Request, k kolekts.Kolekt) (usage.Decision, error) {
+	if s.usage != nil {
+		return meters.With(s.usage.Along(func(b *pgx.Batch) { kolekts.Insert(b, k) })).Consume(ctx, r)
 	}
+	d, err := meters.Consume(ctx, r)
+	if err == nil && d.Allowed && !d.Replayed {
+		err = s.Kolekts.Add(ctx, k)
+	}
+	return d, err
 }
 
 // schema is the migrations of one package.

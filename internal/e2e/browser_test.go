@@ -216,12 +216,17 @@ func (b *browser) shots(dir, name string) {
 		if v.width == 1280 {
 			b.accessible(name + "-" + v.suffix)
 		}
-		beyond, fast := true, true
+		// A dialog stands in the window and not on the page.
+		beyond, err := chromedp.Run(b.ctx, chromedp.Evaluate[bool](`!document.querySelector("dialog[open]")`))
+		require.NoError(b.t, err)
+		fast := true
 		size, err := chromedp.Call(b.ctx, page.GetLayoutMetrics, struct{}{})
 		require.NoError(b.t, err)
-		shot, err := chromedp.Call(b.ctx, page.CaptureScreenshot, page.CaptureScreenshotParams{
-			CaptureBeyondViewport: &beyond, OptimizeForSpeed: &fast, Clip: &page.Viewport{Width: float64(v.width), Height: size.CSSContentSize.Height, Scale: 1},
-		})
+		how := page.CaptureScreenshotParams{CaptureBeyondViewport: &beyond, OptimizeForSpeed: &fast}
+		if beyond {
+			how.Clip = &page.Viewport{Width: float64(v.width), Height: size.CSSContentSize.Height, Scale: 1}
+		}
+		shot, err := chromedp.Call(b.ctx, page.CaptureScreenshot, how)
 		require.NoError(b.t, err)
 		require.NoError(b.t, os.WriteFile(filepath.Join(dir, name+"-"+v.suffix+".png"), shot.Data, 0o644))
 	}

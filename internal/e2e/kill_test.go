@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/cookiejar"
+	"net/http/httptest"
 	"net/url"
 	"os/exec"
 	"sync"
@@ -72,8 +73,9 @@ func (p *program) must(method, path string, body any, status int) map[string]any
 func TestAKilledInstanceLosesNothingAndCountsExactly(t *testing.T) {
 	one, two := port(t), port(t)
 	const secret = "whsec_of_this_test"
-	// Events go to the instance that lives on.
-	stripe := simulator(t, "http://localhost:"+two+"/api/v1/payments/webhook", secret)
+	// Events go to either instance, as through nginx: one that was answered is
+	// the deployment's, whoever of the two dies then.
+	stripe := simulator(t, alternately(t, "http://localhost:"+one, "http://localhost:"+two)+"/api/v1/payments/webhook", secret)
 	env := []string{
 		"DEBUG=true", "SECRET_KEY=0123456789abcdef0123456789abcdef", "DATABASE_URL=" + pgtest.URL(t), "REDIS_URL=" + redistest.URL(t), "EXPORT_DIR=" + t.TempDir(),
 		"STRIPE_SECRET_KEY=sk_test_simulator", "STRIPE_WEBHOOK_SECRET=" + secret, "STRIPE_API_URL=" + stripe,
@@ -129,6 +131,35 @@ func TestAKilledInstanceLosesNothingAndCountsExactly(t *testing.T) {
 			}
 		})
 	}
+	// Meanwhile people sign up and pay.
+	var joined, paid []string
+	const signers, people = 2, 12
+	for s := range signers {
+		wg.Go(func() {
+			for i := range people {
+				mail := fmt.Sprintf("signer%d-%d@example.com", s, i)
+				at := origins[(s+i)%2]
+				if killed.Load() {
+					at = origins[1]
+				}
+				in, out := join(t, at, mail, stripe)
+				mu.Lock()
+				if in {
+					joined = append(joined, mail)
+				}
+				if out {
+					paid = append(paid, mail)
+				}
+				mu.Unlock()
+				if !in || !out {
+					broken.Add(1)
+					if !killed.Load() {
+						t.Errorf("before the kill: %s", mail)
+					}
+				}
+			}
+		})
+	}
 	wg.Wait()
 	_ = victim.Wait() // it was killed
 	require.Positive(t, broken.Load(), "the kill broke no request: it proves nothing")
@@ -153,5 +184,75 @@ func TestAKilledInstanceLosesNothingAndCountsExactly(t *testing.T) {
 	require.Equal(t, len(stored), used, "what is counted is what is there")
 	// A request that broke may have been done; none was done twice.
 	require.LessOrEqual(t, len(stored), len(acknowledged)+int(broken.Load()))
+
+	for _, mail := range joined {
+		newProgram(t, origins[1]).must("POST", "/api/v1/auth/login", map[string]any{"email": mail, "password": password}, 200)
+	}
+	for _, mail := range paid {
+		p := newProgram(t, origins[1])
+		p.must("POST", "/api/v1/auth/login", map[string]any{"email": mail, "password": password}, 200)
+		require.Eventually(t, func() bool { return p.must("GET", "/api/v1/subscriptions/current", nil, 200)["plan"] == "business" }, 30*time.Second, 200*time.Millisecond, "%s has paid", mail)
+	}
+	require.NotEmpty(t, paid)
+	t.Logf("%d of %d sign-ups and %d payments acknowledged, none lost", len(joined), signers*people, len(paid))
 	t.Logf("%d acknowledged, %d stored, %d counted, %d requests broken by the kill", len(acknowledged), len(stored), used, broken.Load())
+}
+
+// join signs somebody up and pays; it reports what was acknowledged.
+func join(t *testing.T, origin, mail, stripe string) (joined, paid bool) {
+	p := newProgram(t, origin)
+	p.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	status, out, err := p.send("POST", "/api/v1/auth/signup", map[string]any{"email": mail, "password": password, "name": "Somebody"})
+	if err != nil {
+		return false, false
+	}
+	if status != http.StatusCreated {
+		t.Errorf("%s: %d %v", mail, status, out)
+		return false, false
+	}
+	status, out, err = p.send("POST", "/api/v1/payments/create-checkout-session", map[string]any{"plan_type": "business"})
+	if err != nil {
+		return true, false
+	}
+	if status != http.StatusCreated {
+		t.Errorf("%s: %d %v", mail, status, out)
+		return true, false
+	}
+	resp, err := p.http.PostForm(out["url"].(string), url.Values{"do": {"pay"}, "email": {mail}, "name": {"Somebody"}, "number": {good}, "exp": {"12/40"}, "cvc": {"123"}})
+	if err != nil {
+		t.Errorf("%s: the simulator isn't killed: %v", stripe, err)
+		return true, false
+	}
+	return true, resp.Body.Close() == nil && resp.StatusCode == http.StatusSeeOther
+}
+
+// alternately passes requests on to the instances in turn, and to the next one
+// when one isn't there.
+func alternately(t *testing.T, origins ...string) string {
+	var turn atomic.Int64
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return
+		}
+		first := int(turn.Add(1))
+		for i := range origins {
+			to, err := http.NewRequestWithContext(r.Context(), r.Method, origins[(first+i)%len(origins)]+r.URL.RequestURI(), bytes.NewReader(body))
+			if err != nil {
+				return
+			}
+			to.Header = r.Header.Clone()
+			resp, err := http.DefaultTransport.RoundTrip(to)
+			if err != nil {
+				continue
+			}
+			defer resp.Body.Close()
+			w.WriteHeader(resp.StatusCode)
+			_, _ = io.Copy(w, resp.Body) // the simulator reads the status alone
+			return
+		}
+		w.WriteHeader(http.StatusBadGateway)
+	}))
+	t.Cleanup(s.Close)
+	return s.URL
 }

@@ -164,6 +164,13 @@ func TestTwoInstancesBehindNginxShareEverything(t *testing.T) {
 		b.friends = []string{stripe}
 		walk(t, b, "", false)
 	})
+	for name, f := range map[string]func(*testing.T, *browser){"WithoutJavaScript": plainPath, "AFriend": friend, "ADeclinedCard": declinedCard, "LivePages": livePages} {
+		t.Run(name, func(t *testing.T) {
+			b := newBrowser(t, origin)
+			b.friends = []string{stripe}
+			f(t, b)
+		})
+	}
 }
 
 // edge asserts what nginx is there for.

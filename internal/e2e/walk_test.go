@@ -197,7 +197,7 @@ func walk(t *testing.T, b *browser, dir string, alone bool) {
 	b.shots(dir, "first-admin-users")
 
 	b.load(200, chromedp.Click(chromedp.Search(`//main//td/a[contains(., "ann@example.com")]`)))
-	b.sees("Timeline", "Billing: subscription.started", "Signed up")
+	b.sees("Timeline", "Billing: subscription started", "Signed up")
 	b.shots(dir, "first-admin-user")
 	b.do(chromedp.Click(chromedp.Search(`//summary[contains(., "Fetch from the payment provider")]`)), chromedp.SetValue(chromedp.CSS("#resync-reason"), "a ticket"))
 	b.press("Fetch now")
@@ -238,8 +238,9 @@ func walk(t *testing.T, b *browser, dir string, alone bool) {
 	b.clean()
 }
 
-func TestTheMainPathNeedsNoJavaScript(t *testing.T) {
-	b := newBrowser(t, serve(t))
+func TestTheMainPathNeedsNoJavaScript(t *testing.T) { plainPath(t, newBrowser(t, serve(t))) }
+
+func plainPath(t *testing.T, b *browser) {
 	_, err := chromedp.Call(b.ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
 	require.NoError(t, err)
 	b.signUp("dora@example.com")
@@ -261,17 +262,17 @@ func TestTheMainPathNeedsNoJavaScript(t *testing.T) {
 	b.clean()
 }
 
-func TestAFriendPaysHalfOfTheFirstMonth(t *testing.T) {
-	origin := serve(t)
-	b := newBrowser(t, origin)
-	b.signUp("ann@example.com")
+func TestAFriendPaysHalfOfTheFirstMonth(t *testing.T) { friend(t, newBrowser(t, serve(t))) }
+
+func friend(t *testing.T, b *browser) {
+	b.signUp("inviter@example.com")
 	b.open("/account/referral", 200)
 	link := regexp.MustCompile(`/r/[A-Z0-9]{8}`).FindString(b.text())
 	require.NotEmpty(t, link)
 	b.leave()
 	b.open(link, 200)
 	b.fill("name", "Bob")
-	b.fill("email", "bob@example.com")
+	b.fill("email", "invited@example.com")
 	b.fill("password", password)
 	b.press("Create account")
 	b.open("/pricing", 200)
@@ -317,8 +318,11 @@ func TestAFailedRenewalIsSeenAndSettled(t *testing.T) {
 }
 
 func TestADeclinedCardChangesNothingAndAnotherOnePays(t *testing.T) {
+	declinedCard(t, newBrowser(t, serve(t)))
+}
+
+func declinedCard(t *testing.T, b *browser) {
 	dir := pictures(t)
-	b := newBrowser(t, serve(t))
 	b.signUp("bob@example.com")
 	b.open("/pricing", 200)
 	b.press("Choose Business")

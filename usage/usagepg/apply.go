@@ -14,15 +14,18 @@ import (
 
 // Apply implements usage.QuotaStore.
 func (s *Store) Apply(ctx context.Context, op usage.Op) (usage.Decision, error) {
+	return s.take(ctx, &step{op: op, done: make(chan struct{})})
+}
+
+func (s *Store) take(ctx context.Context, st *step) (usage.Decision, error) {
 	if err := ctx.Err(); err != nil {
 		return usage.Decision{}, err
 	}
-	st := &step{op: op, done: make(chan struct{})}
 	if s.pool == nil {
 		s.apply(ctx, []*step{st})
 		return st.decision, st.err
 	}
-	return s.laneOf(op.Account).do(ctx, st)
+	return s.laneOf(st.op.Account).do(ctx, st)
 }
 
 // flush takes the steps in one transaction.
@@ -43,9 +46,9 @@ func (s *Store) apply(ctx context.Context, steps []*step) {
 	if err == nil {
 		return
 	}
-	if len(steps) > 1 && errors.Is(err, usage.ErrInvalid) {
-		// One step's data can't be stored: each one for itself, so that only
-		// that one fails.
+	if len(steps) > 1 && (errors.Is(err, usage.ErrInvalid) || slices.ContainsFunc(steps, carries) && !errors.Is(err, usage.ErrUnavailable) && !errors.Is(err, usage.ErrUnknownOutcome)) {
+		// One step's data, or what it carries, can't be stored: each one for
+		// itself, so that only that one fails.
 		for _, st := range steps {
 			s.apply(ctx, []*step{st})
 		}
@@ -133,6 +136,11 @@ func (f *applying) run(steps []*step) error {
 		rolled.queue(b)
 	}
 	queueNotices(b, f.notices)
+	for _, st := range steps {
+		if st.along != nil && st.counted {
+			st.along(b)
+		}
+	}
 	if err := f.work.commit(b); err != nil {
 		return err
 	}
@@ -189,7 +197,7 @@ func (f *applying) read(steps []*step) error {
 // the transaction.
 func (f *applying) step(st *step) (changed bool, err error) {
 	op := st.op
-	st.decision, st.err = usage.Decision{}, nil
+	st.decision, st.err, st.counted = usage.Decision{}, nil, false
 	hk := holdKey{op.Account, op.Key}
 	hold := f.holds[hk]
 	c := f.counters[keyOfCounter(op.Account, op.Meter, op.Period)]
@@ -225,7 +233,7 @@ func (f *applying) step(st *step) (changed bool, err error) {
 
 // accept books the outcome of a step.
 func (f *applying) accept(st *step, hk holdKey, out usage.Outcome, store bool) {
-	st.decision = out.Decision
+	st.decision, st.counted = out.Decision, out.Changed && out.Decision.Allowed
 	if out.Hold != nil {
 		f.holds[hk] = out.Hold
 		f.changed[hk] = true

@@ -29,7 +29,7 @@ func (s *Store) fast(ctx context.Context, steps []*step) (bool, error) {
 	var total int64
 	for _, st := range steps {
 		op := st.op
-		plain := op.Kind == usage.Consume && op.Key == "" && op.Entry == nil && op.N > 0 && op.N <= usage.MaxValue
+		plain := !carries(st) && op.Kind == usage.Consume && op.Key == "" && op.Entry == nil && op.N > 0 && op.N <= usage.MaxValue
 		if !plain || op.Limit != first.Limit || op.Cap != first.Cap || keyOfCounter(op.Account, op.Meter, op.Period) != key {
 			return false, nil
 		}

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/kolekt/commerce/usage"
 )
 
@@ -27,6 +29,8 @@ type lane struct {
 // step is one caller's quota step.
 type step struct {
 	op       usage.Op
+	along    func(*pgx.Batch) // statements that are committed with it; nil: none
+	counted  bool             // it is allowed and new
 	decision usage.Decision
 	err      error
 	done     chan struct{}

@@ -55,12 +55,20 @@ func scan(row pgx.CollectableRow) (Kolekt, error) {
 	return k, err
 }
 
+const insert = `insert into kolekts (` + columns + `) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict do nothing`
+
+func (k Kolekt) row() []any {
+	return []any{k.ID, k.Account, k.Text, string(k.Tone), k.Images, k.Posts, k.Characters, k.Score, k.Factors, k.CreatedAt}
+}
+
 // Add implements Store.
 func (p Postgres) Add(ctx context.Context, k Kolekt) error {
-	_, err := p.db.Exec(ctx, `insert into kolekts (`+columns+`) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict do nothing`,
-		k.ID, k.Account, k.Text, string(k.Tone), k.Images, k.Posts, k.Characters, k.Score, k.Factors, k.CreatedAt)
+	_, err := p.db.Exec(ctx, insert, k.row()...)
 	return wrap("add", err)
 }
+
+// Insert queues a kolekt for a batch that somebody else commits.
+func Insert(b *pgx.Batch, k Kolekt) { b.Queue(insert, k.row()...) }
 
 // storable reports whether PostgreSQL can hold a text at all: what it can't
 // hold isn't there.

@@ -112,7 +112,7 @@ func (a *App) timeline(ctx context.Context, u users.User, acc billing.Account) (
 		if n.Amount.Currency != "" {
 			amount = n.Amount.String()
 		}
-		log = append(log, happening{n.At, "Billing: " + string(n.Kind), amount})
+		log = append(log, happening{n.At, "Billing: " + plain(string(n.Kind)), amount})
 	}
 	for _, i := range acc.Invoices {
 		log = append(log, happening{i.Created, "Invoice " + i.Number, billing.Money{Amount: i.Total, Currency: i.Currency}.String() + ", " + string(i.Status)})
@@ -132,7 +132,7 @@ func (a *App) timeline(ctx context.Context, u users.User, acc billing.Account) (
 		return nil, err
 	}
 	for _, m := range mails {
-		log = append(log, happening{m.CreatedAt, "Mail: " + m.Kind, m.State.String()})
+		log = append(log, happening{m.CreatedAt, "Mail: " + plain(m.Kind), m.State.String()})
 	}
 	asked, err := a.Privacy.RequestsOf(ctx, u.ID)
 	if err != nil {

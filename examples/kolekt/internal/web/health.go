@@ -75,8 +75,12 @@ func (a *App) healthPage(h health) pages.AdminHealth {
 	if h.Pending == manyPending {
 		waiting += " and more"
 	}
+	lag := "none"
+	if h.Pending > 0 {
+		lag = h.Lag.Round(time.Second).String()
+	}
 	data := pages.AdminHealth{Tab: "health", Now: pages.HealthNow{Stats: []pages.Stat{
-		{Label: "Webhook lag", Value: h.Lag.Round(time.Second).String(), Note: waiting + " events wait", Help: "/definitions#lag", Rows: "#pending", Alarm: h.Lag > time.Minute},
+		{Label: "Webhook lag", Value: lag, Note: waiting + " events wait", Help: "/definitions#lag", Rows: "#pending", Alarm: h.Lag > time.Minute},
 		{Label: "Dead events", Value: number(int64(len(h.Dead))), Note: "given up after 20 attempts", Help: "/definitions#dead", Rows: "#dead", Alarm: len(h.Dead) > 0},
 		{Label: "Mail waiting", Value: number(h.Mail.Pending + h.Mail.Claimed), Note: oldest, Help: "/definitions#outbox"},
 		{Label: "Dead mail", Value: number(h.Mail.Dead + h.Mail.Held), Help: "/definitions#outbox", Rows: "#dead-mail", Alarm: h.Mail.Dead+h.Mail.Held > 0},

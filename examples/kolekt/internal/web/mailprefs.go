@@ -52,6 +52,9 @@ func mailName(kind string) string {
 	return sentenceCase(strings.NewReplacer(".", ": ", "_", " ").Replace(kind))
 }
 
+// plain makes words of a name such as "subscription.plan_changed".
+func plain(name string) string { return strings.NewReplacer(".", " ", "_", " ").Replace(name) }
+
 func sentenceCase(s string) string {
 	if s == "" {
 		return s

@@ -37,8 +37,9 @@ type Config struct {
 	Users     *users.Service
 	Sessions  *scs.SessionManager
 	Kolekts   kolekts.Store
-	// Atomically runs f on stores whose changes come together or not at all.
-	Atomically func(ctx context.Context, f func(*usage.Service, kolekts.Store) error) error
+	// Make counts a kolekt against the quota and stores it, together or not at
+	// all. A refusal is in the decision.
+	Make func(ctx context.Context, meters *usage.Service, r usage.Request, k kolekts.Kolekt) (usage.Decision, error)
 
 	Billing  *billing.Service
 	Accounts billing.Store // for the administrator's lists

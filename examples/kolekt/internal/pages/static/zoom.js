@@ -15,6 +15,7 @@ function zoomable(figure) {
   const text = (v) => v == null ? "–" : data.cents ? money.format(v / 100) : v.toLocaleString("en");
   const short = (v) => data.cents ? (v % 100 ? money : whole).format(v / 100) : v.toLocaleString("en");
   const day = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", year: "numeric", timeZone: "UTC" });
+  const brief = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", timeZone: "UTC" });
 
   const box = document.createElement("div");
   box.className = "zoom";
@@ -32,11 +33,11 @@ function zoomable(figure) {
   let plot = null;
   let range = [Math.max(0, n - data.days), n];
   const series = [data.values];
-  if (data.before) series.push(data.values.map((_, i) => i >= data.before ? data.values[i - data.before] : null));
+  if (data.before) series.push(data.values.map((_, i) => (i >= data.before && data.values[i - data.before]) || null));
 
   const draw = () => {
     if (plot) plot.destroy();
-    const accent = colour("--s-a"), soft = colour("--soft"), line = colour("--line"), ink = colour("--ink");
+    const accent = colour("--s-a"), soft = colour("--soft"), line = colour("--line"), ink = colour("--ink"), surface = colour("--surface");
     const axis = { stroke: soft, grid: { stroke: line, width: 1 }, ticks: { show: false }, font: "12px Inter, system-ui, sans-serif", labelGap: 8 };
     plot = new uPlot({
       width: box.clientWidth, height: 240, tzDate: (ts) => uPlot.tzDate(new Date(ts * 1000), "Etc/UTC"),
@@ -46,15 +47,17 @@ function zoomable(figure) {
         x: { time: true, range: (u, min, max) => [min, max] },
         y: { range: (u, min, max) => [Math.min(0, min || 0), (max || 1) * 1.08] },
       },
-      axes: [{ ...axis, grid: { show: false } }, { ...axis, size: data.cents ? 70 : 50, values: (u, vals) => vals.map((v) => data.cents || Number.isInteger(v) ? short(v) : "") }],
+      axes: [{ ...axis, space: 70, grid: { show: false }, incrs: [1, 2, 7, 14, 30, 61, 91].map((d) => d * DAY), values: (u, ticks) => ticks.map((v, i) => (i === 0 || new Date(v * 1000).getUTCFullYear() !== new Date(ticks[i - 1] * 1000).getUTCFullYear() ? day : brief).format(new Date(v * 1000))) }, { ...axis, size: data.cents ? 70 : 50, values: (u, vals) => vals.map((v) => data.cents || Number.isInteger(v) ? short(v) : "") }],
       series: [
         { label: "Day", value: (u, v) => v == null ? "–" : day.format(new Date(v * 1000)) },
         data.line
           ? { label: data.name, stroke: accent, width: 2, fill: accent + "26", value: (u, v) => text(v), paths: uPlot.paths.stepped({ align: 1 }), points: { show: false } }
           : { label: data.name, stroke: accent, width: 0, fill: accent, value: (u, v) => text(v), paths: uPlot.paths.bars({ size: [0.7, 60], radius: 0.15 }), points: { show: false } },
-        ...(data.before ? [{ label: data.before + " days before", stroke: ink + "99", width: 1.5, dash: [4, 4], value: (u, v) => text(v), points: { show: false } }] : []),
+        ...(data.before ? [{ label: data.before + " days before", stroke: ink, value: (u, v) => text(v || 0), paths: () => null, points: { show: true, size: 6, width: 1.5, stroke: soft, fill: surface } }] : []),
       ],
       hooks: {
+        // With no pointer over it, the legend tells of the last day.
+        setCursor: [(u) => { if (u.cursor.idx == null) u.setLegend({ idx: n - 1 }); }],
         setScale: [(u, key) => {
           if (key !== "x") return;
           const from = Math.max(0, Math.round((u.scales.x.min - data.from) / DAY + 0.5)), to = Math.min(n, Math.round((u.scales.x.max - data.from) / DAY + 0.5));
@@ -67,6 +70,7 @@ function zoomable(figure) {
       },
     }, [xs, ...series], box);
     show(...range);
+    plot.setLegend({ idx: n - 1 });
     box.append(said);
   };
   const show = (from, to) => plot.setScale("x", { min: data.from + (from - 0.5) * DAY, max: data.from + (to - 0.5) * DAY });
