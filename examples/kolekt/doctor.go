@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/smtp"
 	"strconv"
 	"strings"
 	"time"
@@ -147,7 +149,8 @@ func examineStripe(ctx context.Context, cfg Config) []finding {
 	if len(list) == 1 {
 		list = append(list, finding{"prices", "all of plans.yaml are there, at the same amounts", ""})
 	}
-	return append(list, examineClock(ctx, cfg))
+	list = append(list, examineEndpoint(ctx, stripeAt(cfg), cfg)...)
+	return append(list, examinePortal(ctx, stripeAt(cfg)), examineClock(ctx, cfg))
 }
 
 // examineClock compares our clock with Stripe's: signatures are refused when
@@ -190,8 +193,27 @@ func examineMail(ctx context.Context, cfg Config) []finding {
 	if err != nil {
 		return []finding{{"mail", err.Error(), "check SMTP_SERVER and SMTP_PORT, and that a firewall lets us out"}}
 	}
-	_ = conn.Close() // nothing was said
-	return []finding{{"mail", address + " answers", ""}}
+	defer conn.Close() // nothing is under way
+	if deadline, ok := ctx.Deadline(); ok {
+		_ = conn.SetDeadline(deadline) // without one it waits as long as the doctor may
+	}
+	c, err := smtp.NewClient(conn, cfg.SMTPServer)
+	if err != nil {
+		return []finding{{"mail", address + " is no mail server for us: " + err.Error(), "check SMTP_SERVER and SMTP_PORT"}}
+	}
+	if ok, _ := c.Extension("STARTTLS"); !ok {
+		return []finding{{"mail", address + " has no STARTTLS", "take a port with STARTTLS, 587 as a rule: mail isn't sent unencrypted"}}
+	}
+	if err := c.StartTLS(&tls.Config{ServerName: cfg.SMTPServer, MinVersion: tls.VersionTLS12}); err != nil {
+		return []finding{{"mail", address + ": " + err.Error(), "correct the certificate, or SMTP_SERVER to the name in it"}}
+	}
+	if cfg.SMTPUsername != "" {
+		if err := c.Auth(smtp.PlainAuth("", cfg.SMTPUsername, cfg.SMTPPassword, cfg.SMTPServer)); err != nil {
+			return []finding{{"mail", address + " doesn't let us in: " + err.Error(), "check SMTP_USERNAME and SMTP_PASSWORD"}}
+		}
+	}
+	_ = c.Quit() // it has said all that we wanted
+	return []finding{{"mail", address + " takes our mail, encrypted", ""}}
 }
 
 // healthcheck asks the instance on this machine, for containers without a

@@ -335,6 +335,17 @@ func journey(t *testing.T, env map[string]string) {
 	require.Equal(t, "rate_limited", refused["code"])
 	require.Equal(t, "pro", refused["upgrade"].(m)["plan"], "%v", refused)
 
+	// Gail begins a subscription with a card form of her own: the secret is what
+	// it needs, asking again makes no second one, and nothing is paid yet.
+	gail := newClient(t, origin, d)
+	gail.do("POST", "/api/v1/auth/signup", m{"email": "gail@example.com", "password": "a password of some length", "name": "Gail"}, 201)
+	begun := gail.do("POST", "/api/v1/subscriptions", m{"plan_type": "pro"}, 201)
+	require.Equal(t, "incomplete", begun["status"])
+	require.NotEmpty(t, begun["client_secret"])
+	require.Equal(t, begun, gail.do("POST", "/api/v1/subscriptions", m{"plan_type": "pro"}, 201))
+	require.Equal(t, "invalid", gail.do("POST", "/api/v1/subscriptions", m{"plan_type": "gold"}, 422)["code"])
+	require.Equal(t, "free", gail.do("GET", "/api/v1/subscriptions/current", nil, 200)["plan"])
+
 	admin := newClient(t, origin, d)
 	admin.do("POST", "/api/v1/auth/login", m{"email": developmentAdmin, "password": developmentPassword}, 200)
 	for _, what := range []string{"revenue", "users", "usage", "health", "drift"} {

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os/exec"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -133,7 +134,7 @@ func TestAKilledInstanceLosesNothingAndCountsExactly(t *testing.T) {
 	}
 	// Meanwhile people sign up and pay.
 	var joined, paid []string
-	const signers, people = 2, 12
+	const signers, people = 2, 10
 	for s := range signers {
 		wg.Go(func() {
 			for i := range people {
@@ -186,12 +187,11 @@ func TestAKilledInstanceLosesNothingAndCountsExactly(t *testing.T) {
 	require.LessOrEqual(t, len(stored), len(acknowledged)+int(broken.Load()))
 
 	for _, mail := range joined {
-		newProgram(t, origins[1]).must("POST", "/api/v1/auth/login", map[string]any{"email": mail, "password": password}, 200)
-	}
-	for _, mail := range paid {
 		p := newProgram(t, origins[1])
 		p.must("POST", "/api/v1/auth/login", map[string]any{"email": mail, "password": password}, 200)
-		require.Eventually(t, func() bool { return p.must("GET", "/api/v1/subscriptions/current", nil, 200)["plan"] == "business" }, 30*time.Second, 200*time.Millisecond, "%s has paid", mail)
+		if slices.Contains(paid, mail) {
+			require.Eventually(t, func() bool { return p.must("GET", "/api/v1/subscriptions/current", nil, 200)["plan"] == "business" }, 30*time.Second, 200*time.Millisecond, "%s has paid", mail)
+		}
 	}
 	require.NotEmpty(t, paid)
 	t.Logf("%d of %d sign-ups and %d payments acknowledged, none lost", len(joined), signers*people, len(paid))

@@ -317,6 +317,25 @@ func TestAFailedRenewalIsSeenAndSettled(t *testing.T) {
 	b.clean()
 }
 
+// Whoever has an account erased finds it gone, after the days in which it could
+// have been called off.
+func TestAnErasedAccountIsGone(t *testing.T) {
+	b := newBrowser(t, serve(t))
+	b.signUp("gina@example.com")
+	b.open("/account/privacy", 200)
+	b.do(chromedp.SetValue(chromedp.CSS("#erasure-password"), password))
+	b.press("Erase my account")
+	b.sees("Until then you can call it off")
+	b.open("/dev/clock", 200)
+	b.press("A week")
+	b.until("/", "Log in") // the session is over with the account
+	b.open("/login", 200)
+	b.fill("email", "gina@example.com")
+	b.fill("password", password)
+	b.load(422, chromedp.Click(chromedp.Search(button("Log in"))))
+	b.clean()
+}
+
 func TestADeclinedCardChangesNothingAndAnotherOnePays(t *testing.T) {
 	declinedCard(t, newBrowser(t, serve(t)))
 }

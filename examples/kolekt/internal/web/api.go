@@ -57,6 +57,7 @@ func (a *App) api(mux *http.ServeMux) error {
 	both("GET /api/v1/limits", "kolekts:read", a.apiLimits)
 
 	person("GET /api/v1/subscriptions/current", a.apiSubscription)
+	person("POST /api/v1/subscriptions", a.apiSubscribe)
 	person("POST /api/v1/payments/create-checkout-session", a.apiCheckout)
 	person("POST /api/v1/payments/portal-session", a.apiPortal)
 	person("POST /api/v1/payments/change-plan", a.apiChange)

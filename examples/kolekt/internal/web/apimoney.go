@@ -50,6 +50,21 @@ func (a *App) apiCheckout(w http.ResponseWriter, r *http.Request, c *caller) err
 	return nil
 }
 
+// apiSubscribe begins a subscription for a client that takes the card itself,
+// with the provider's own elements: the secret is what they need.
+func (a *App) apiSubscribe(w http.ResponseWriter, r *http.Request, c *caller) error {
+	var in planChoice
+	if err := read(r, &in); err != nil {
+		return err
+	}
+	s, err := a.Billing.Subscribe(r.Context(), c.account, in.order())
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusCreated, map[string]any{"subscription_id": s.Subscription.ID, "status": s.Subscription.Status, "client_secret": s.ClientSecret, "setup": s.Setup})
+	return nil
+}
+
 func (a *App) apiPortal(w http.ResponseWriter, r *http.Request, c *caller) error {
 	url, err := a.Billing.Portal(r.Context(), c.account, a.PublicURL+"/account/portal-return")
 	if err != nil {

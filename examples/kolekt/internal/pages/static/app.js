@@ -91,16 +91,17 @@ const live = document.querySelector("[data-live]");
 if (live && window.EventSource) {
   const waiting = new Map();
   const put = (id, html) => {
-    const old = document.getElementById(id);
-    if (!old || old.outerHTML === html) return;
+    const old = document.getElementById(id), t = document.createElement("template");
+    t.innerHTML = html;
+    const fresh = t.content.firstElementChild;
+    if (!old || !fresh || old.isEqualNode(fresh)) return;
+    if (old.matches(":active")) { setTimeout(put, 300, id, html); return; } // a button is held down
     if (old.contains(document.activeElement)) {
       if (!waiting.has(id)) old.addEventListener("focusout", () => setTimeout(() => { const h = waiting.get(id); waiting.delete(id); put(id, h); }), { once: true });
       waiting.set(id, html);
       return;
     }
-    const t = document.createElement("template");
-    t.innerHTML = html;
-    old.replaceWith(t.content);
+    old.replaceWith(fresh);
   };
   let source = null;
   const open = () => {
