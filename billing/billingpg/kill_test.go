@@ -265,7 +265,7 @@ func killFlows() []killFlow {
 			_, err := svc.Unpause(ctx, account)
 			return err
 		}},
-		{name: "seats", before: paid("team"), loose: true, run: func(ctx context.Context, svc *billing.Service, account, card string) error {
+		{name: "seats", before: paid("team"), run: func(ctx context.Context, svc *billing.Service, account, card string) error {
 			if _, err := svc.SetSeats(ctx, account, 5); err != nil {
 				return err
 			}
@@ -478,7 +478,7 @@ func (r *killRig) effect(account string, loose bool) effect {
 			trial, _ := s["trial_end"].(float64)
 			text := fmt.Sprintf("%s %s×%v pause=%v ending=%v", s["status"], item["price"].(map[string]any)["lookup_key"], item["quantity"], s["pause_collection"] != nil, s["cancel_at_period_end"])
 			if trial > 0 {
-				text += fmt.Sprint(" trial over a year: ", time.Unix(int64(trial), 0).After(killStart.AddDate(0, 11, 0)))
+				text += fmt.Sprint(" a long trial: ", trial-s["created"].(float64) > 300*86400)
 			}
 			e.Subscriptions = append(e.Subscriptions, text)
 		}
