@@ -49,11 +49,15 @@ func (s *Service) Checkout(ctx context.Context, account string, o CheckoutOrder)
 		}
 		return *c, nil
 	}
+	over := "" // the page that can't be handed out again, also where nobody told that it expired
+	if a.Checkout != nil {
+		over = a.Checkout.ID
+	}
 	if a, err = s.ready(ctx, account); err != nil {
 		return Checkout{}, err
 	}
 	keep := "" // a racing call may have opened the same page meanwhile
-	if c := a.Checkout; c != nil && c.Print == s.checkoutPrint(&a, &o, price.ID, n) {
+	if c := a.Checkout; c != nil && c.ID != over && c.Print == s.checkoutPrint(&a, &o, price.ID, n) {
 		keep = c.ID
 	}
 	if err := s.clear(ctx, &a, keep); err != nil {

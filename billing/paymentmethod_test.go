@@ -190,3 +190,19 @@ func TestNoMailWhileThePersonIsOnThePage(t *testing.T) {
 		})
 	}
 }
+
+// TestAPageThatExpiredUnheardIsNotHandedOutAgain: the event that tells of it
+// may never come.
+func TestAPageThatExpiredUnheardIsNotHandedOutAgain(t *testing.T) {
+	r := newSimRig(t)
+	first, err := r.svc.Checkout(r.ctx, "alice", checkoutOf("pro"))
+	require.NoError(t, err)
+	require.NoError(t, r.sim.Advance(r.ctx, 25*time.Hour))
+	second, err := r.svc.Checkout(r.ctx, "alice", checkoutOf("pro"))
+	require.NoError(t, err)
+	require.NotEqual(t, first.ID, second.ID)
+	require.Equal(t, "open", second.Status)
+	again, err := r.svc.Checkout(r.ctx, "alice", checkoutOf("pro"))
+	require.NoError(t, err)
+	require.Equal(t, second.ID, again.ID)
+}

@@ -348,9 +348,11 @@ func (s *Service) sendSeats(ctx context.Context, a *Account) error {
 			sent = min(sent, plan.Seats.Maximum)
 		}
 		it := sub.Items[item]
-		return updateIntent{SubscriptionID: sub.ID, Request: UpdateRequest{
-			Items: []UpdateItem{{ID: it.ID, Quantity: &sent}}, Proration: proration, IfUnpaid: "error_if_incomplete",
-		}}, it.Quantity == sent, nil
+		req := UpdateRequest{Items: []UpdateItem{{ID: it.ID, Quantity: &sent}}, Proration: proration, IfUnpaid: "error_if_incomplete"}
+		if at := a.SeatOrder.Due.Truncate(time.Second); proration != "none" && sub.Period.Contains(at) {
+			req.ProrationDate = at // what it costs doesn't depend on how long the gateway was away
+		}
+		return updateIntent{SubscriptionID: sub.ID, Request: req}, it.Quantity == sent, nil
 	})
 	if err != nil && !definite(err) && !errors.Is(err, ErrNoSubscription) {
 		return err
