@@ -37,12 +37,14 @@ const (
 	creditMax            = 100_000 // cents
 )
 
-// formProblem says what is wrong with a form, in words for its sender.
-type formProblem struct{ text string }
+// wrongFormError says what is wrong with a form, in words for its sender.
+type wrongFormError struct{ text string }
 
-func (e *formProblem) Error() string { return "kolekt: " + e.text }
+func (e *wrongFormError) Error() string { return "kolekt: " + e.text }
 
-func wrongForm(format string, args ...any) error { return &formProblem{fmt.Sprintf(format, args...)} }
+func wrongForm(format string, args ...any) error {
+	return &wrongFormError{fmt.Sprintf(format, args...)}
+}
 
 // cents reads an amount such as "5" or "5.50".
 func cents(text string, most int64) (int64, error) {
@@ -183,7 +185,7 @@ func (a *App) adminDeed(w http.ResponseWriter, r *http.Request, v *visit) error 
 		return errNoPage
 	}
 	done, err := a.carryOut(r, v.user, u, d)
-	var form *formProblem
+	var form *wrongFormError
 	switch {
 	case errors.As(err, &form):
 		wrong := &pages.Deed{Name: d.name, Key: r.FormValue("key"), Error: sentence(err), Values: map[string]string{"reason": r.FormValue("reason")}}
