@@ -200,7 +200,7 @@ func (b *browser) console(dir string) {
 	b.sees("credit $5.00")
 	b.shots(dir, "admin-audit")
 	b.open("/admin/usage", 200)
-	b.sees("Near a limit", "lena@example.de", "mads@example.dk", "Too fast")
+	b.sees("Near a limit", "kofi@example.com", "mads@example.dk", "Too fast")
 	near, err := chromedp.Run(b.ctx, chromedp.Evaluate[string](`document.querySelector("#near").innerText`))
 	require.NoError(b.t, err)
 	require.Contains(b.t, near, "nora@example.no")
