@@ -15,8 +15,11 @@ import (
 // customer. Invoices stay: the law wants them kept.
 type CustomerEraser interface {
 	// EraseCustomer removes name, addresses, payment methods and metadata of a
-	// customer, and ends what it still has. It can be repeated.
-	EraseCustomer(ctx context.Context, customerID string) error
+	// customer, and ends what it still has. It returns how many records of
+	// each kind the provider keeps with the person in them, because the law
+	// wants it or because there is no way to take it out. It goes on where an
+	// earlier call ended; a customer that is gone already is no error.
+	EraseCustomer(ctx context.Context, customerID string) (kept map[string]int64, err error)
 }
 
 // page is how much an export reads and an erasure writes at a time.
@@ -162,12 +165,15 @@ func (s *Service) EraseSubject(ctx context.Context, account string) (map[string]
 		}
 		if eraser, ok := s.gateway.(CustomerEraser); ok && a.CustomerID != "" {
 			call, cancel := s.call(ctx)
-			err := eraser.EraseCustomer(call, a.CustomerID)
+			kept, err := eraser.EraseCustomer(call, a.CustomerID)
 			cancel()
-			if err != nil && !errors.Is(err, ErrNotFound) {
+			if err != nil {
 				return counts, err
 			}
 			counts["customer"]++
+			for record, n := range kept {
+				counts["provider_"+record] += n
+			}
 		}
 	}
 	// The contents first, while the customer is known; the notices that the

@@ -17,9 +17,9 @@ type erasing struct {
 	erased []string
 }
 
-func (g *erasing) EraseCustomer(_ context.Context, id string) error {
+func (g *erasing) EraseCustomer(_ context.Context, id string) (map[string]int64, error) {
 	g.erased = append(g.erased, id)
-	return nil
+	return map[string]int64{"invoice": 1}, nil
 }
 
 func TestErasureTakesThePersonAndKeepsTheMoney(t *testing.T) {
@@ -49,7 +49,7 @@ func TestErasureTakesThePersonAndKeepsTheMoney(t *testing.T) {
 
 	counts, err := r.svc.EraseSubject(r.ctx, "alice")
 	require.NoError(t, err)
-	require.Equal(t, map[string]int64{"account": 1, "customer": 1, "subscription": 1, "event": 4, "notice": 4}, counts)
+	require.Equal(t, map[string]int64{"account": 1, "customer": 1, "subscription": 1, "event": 4, "notice": 4, "provider_invoice": 1}, counts)
 	require.Equal(t, []string{customer}, g.erased)
 	require.Equal(t, billing.StatusCanceled, r.gateway.Subscriptions()[0].Status)
 
