@@ -161,7 +161,11 @@ func (s *Service) handle(ctx context.Context, customerID string, events []Event)
 	if err != nil {
 		return err
 	}
-	_, err = s.converge(ctx, account, customerID, events, nil)
+	a, err := s.converge(ctx, account, customerID, events, nil)
+	if err == nil && a.Erased {
+		// Late events of an erased person still name them.
+		err = s.scrub(ctx, "", customerID, map[string]int64{})
+	}
 	return err
 }
 
