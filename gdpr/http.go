@@ -280,7 +280,8 @@ type AdminConfig struct {
 //	GET  /requests                ?open=1&due_days=7
 //	GET  /requests/{id}
 //	GET  /requests/{id}/certificate
-//	POST /requests/{id}/{action}  {"reason": …} verify, deny, extend, hold, release, complete, cancel
+//	POST /requests/{id}/{action}  {"reason": …} verify, deny, extend, hold, release, complete, lift, cancel;
+//	                              rectify with {"changes": {…}}, removed with {"source": …, "record": …}
 //	GET  /register                the record of processing activities (Art. 30)
 func (s *Service) Admin(cfg AdminConfig) http.Handler {
 	mux := http.NewServeMux()
@@ -317,7 +318,10 @@ func (s *Service) Admin(cfg AdminConfig) http.Handler {
 	})
 	mux.HandleFunc("POST /requests/{id}/{action}", func(w http.ResponseWriter, r *http.Request) {
 		var body struct {
-			Reason string `json:"reason"`
+			Reason  string            `json:"reason"`
+			Changes map[string]string `json:"changes"`
+			Source  string            `json:"source"`
+			Record  string            `json:"record"`
 		}
 		if !decode(w, r, &body) {
 			return
@@ -330,6 +334,11 @@ func (s *Service) Admin(cfg AdminConfig) http.Handler {
 			"extend":   func(ctx context.Context, id string) (Request, error) { return s.Extend(ctx, id, body.Reason) },
 			"hold":     func(ctx context.Context, id string) (Request, error) { return s.Hold(ctx, id, body.Reason) },
 			"complete": func(ctx context.Context, id string) (Request, error) { return s.Complete(ctx, id, body.Reason) },
+			"lift":     func(ctx context.Context, id string) (Request, error) { return s.Lift(ctx, id, body.Reason) },
+			"rectify":  func(ctx context.Context, id string) (Request, error) { return s.Rectify(ctx, id, body.Changes) },
+			"removed": func(ctx context.Context, id string) (Request, error) {
+				return s.Removed(ctx, id, body.Source, body.Record, body.Reason)
+			},
 		}
 		do, ok := actions[r.PathValue("action")]
 		if !ok {

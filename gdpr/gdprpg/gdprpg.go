@@ -62,6 +62,7 @@ type body struct {
 	ExtendedAt  time.Time       `json:"extended_at,omitzero"`
 	StartAt     time.Time       `json:"start_at,omitzero"`
 	FrozenAt    time.Time       `json:"frozen_at,omitzero"`
+	RemindedAt  time.Time       `json:"reminded_at,omitzero"`
 	ClosedAt    time.Time       `json:"closed_at,omitzero"`
 	Steps       []gdpr.Step     `json:"steps,omitempty"`
 	Certificate json.RawMessage `json:"certificate,omitempty"`
@@ -69,7 +70,7 @@ type body struct {
 }
 
 func encode(r gdpr.Request) ([]byte, error) {
-	return json.Marshal(body{r.HeldFrom, r.Note, r.ExtendedAt, r.StartAt, r.FrozenAt, r.ClosedAt, r.Steps, r.Certificate, r.Archive})
+	return json.Marshal(body{r.HeldFrom, r.Note, r.ExtendedAt, r.StartAt, r.FrozenAt, r.RemindedAt, r.ClosedAt, r.Steps, r.Certificate, r.Archive})
 }
 
 const requestColumns = `id, kind, subject_ref, state, received_at, due_at, next_run, lease_until, version, body, sealed`
@@ -87,7 +88,7 @@ func scan(row pgx.CollectableRow) (gdpr.Request, error) {
 		return r, err
 	}
 	r.HeldFrom, r.Note, r.ExtendedAt, r.StartAt, r.ClosedAt = extra.HeldFrom, extra.Note, extra.ExtendedAt, extra.StartAt, extra.ClosedAt
-	r.FrozenAt = extra.FrozenAt
+	r.FrozenAt, r.RemindedAt = extra.FrozenAt, extra.RemindedAt
 	r.Steps, r.Certificate, r.Archive = extra.Steps, extra.Certificate, extra.Archive
 	r.ReceivedAt, r.DueAt = r.ReceivedAt.UTC(), r.DueAt.UTC()
 	if next != nil {
@@ -218,7 +219,7 @@ func (s *Store) Claim(ctx context.Context, now time.Time, lease time.Duration, l
 	return s.query(ctx, `
 		with due as (
 			select id from gdpr_requests
-			where not closed and next_run <= $1 and (lease_until is null or lease_until <= $1)
+			where next_run <= $1 and (lease_until is null or lease_until <= $1)
 			order by next_run limit $3
 			for update skip locked
 		)
