@@ -196,6 +196,9 @@ func (s *Service) EraseSubject(ctx context.Context, account string) (map[string]
 			return counts, err
 		}
 		counts["account"]++
+		if len(a.Invoices) > 0 {
+			counts["invoice"] += int64(len(a.Invoices))
+		}
 	}
 	// And those that the end itself led to: notices, and events that came
 	// meanwhile. What comes from now on is emptied once it is handled.

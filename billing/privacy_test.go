@@ -49,7 +49,7 @@ func TestErasureTakesThePersonAndKeepsTheMoney(t *testing.T) {
 
 	counts, err := r.svc.EraseSubject(r.ctx, "alice")
 	require.NoError(t, err)
-	require.Equal(t, map[string]int64{"account": 1, "customer": 1, "subscription": 1, "event": 4, "notice": 4, "provider_invoice": 1}, counts)
+	require.Equal(t, map[string]int64{"account": 1, "customer": 1, "subscription": 1, "event": 4, "invoice": 1, "notice": 4, "provider_invoice": 1}, counts)
 	require.Equal(t, []string{customer}, g.erased)
 	require.Equal(t, billing.StatusCanceled, r.gateway.Subscriptions()[0].Status)
 

@@ -197,8 +197,9 @@ type Retain struct {
 	Article string
 	Until   func(now time.Time) time.Time
 	// ByHand says that the records are a processor's: when their time has
-	// ended, a person has them removed there.
-	ByHand bool
+	// ended, a person has them removed there. Itself says that they go there
+	// by themselves, as logs do.
+	ByHand, Itself bool
 }
 
 // Adapt makes a Source of a package's personal data. The records named in
@@ -255,6 +256,9 @@ func (a adapted) Expire(ctx context.Context, kept Retained, _ string) (Outcome, 
 		ExpireErased(ctx context.Context, before time.Time) (map[string]int64, error)
 	})
 	rule, known := a.retain[kept.Record]
+	if known && rule.Itself {
+		return Outcome{Done: true}, nil
+	}
 	if !ok || !known || rule.ByHand {
 		return Outcome{}, errors.ErrUnsupported
 	}

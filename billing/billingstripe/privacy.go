@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 
 	"github.com/stripe/stripe-go/v76"
 
@@ -61,12 +62,7 @@ func (g *Gateway) clearSubscriptions(ctx context.Context, of node, customerID, _
 		return err
 	}
 	for _, n := range list {
-		empty := map[string]string{}
-		for name := range n.at("metadata").dict() {
-			if name != billing.MetadataPlan {
-				empty[name] = ""
-			}
-		}
+		empty := naming(n)
 		if len(empty) == 0 {
 			continue
 		}
@@ -74,11 +70,27 @@ func (g *Gateway) clearSubscriptions(ctx context.Context, of node, customerID, _
 		if err != nil {
 			return err
 		}
-		if _, err := g.call(ctx, post(op, path, &stripe.SubscriptionParams{Metadata: empty}, newKey())); err != nil {
+		_, err = g.call(ctx, post(op, path, &stripe.SubscriptionParams{Metadata: empty}, newKey()))
+		ended := billing.Status(n.at("status").text()).Terminal()
+		if err != nil && !(ended && (errors.Is(err, billing.ErrInvalid) || errors.Is(err, billing.ErrNotFound))) {
 			return err
 		}
+		// Older versions of Stripe change nothing of one that has ended: then
+		// it is counted as kept.
 	}
 	return nil
+}
+
+// naming returns the metadata of a subscription that may name the person, with
+// the empty values that remove it.
+func naming(subscription node) map[string]string {
+	empty := map[string]string{}
+	for name := range subscription.at("metadata").dict() {
+		if name != billing.MetadataPlan {
+			empty[name] = ""
+		}
+	}
+	return empty
 }
 
 // clearPaymentMethods empties them first: a detached one can't be changed any
@@ -118,13 +130,22 @@ func (g *Gateway) clearCustomer(ctx context.Context, _ node, _, customer string)
 // kept counts what Stripe keeps of a deleted customer with the person in it.
 func (g *Gateway) kept(ctx context.Context, of node, customerID string) (map[string]int64, error) {
 	kept := map[string]int64{"event_log": 1} // can't be listed by customer
-	for record, path := range map[string]string{"invoice": "/v1/invoices", "charge": "/v1/charges", "checkout": "/v1/checkout/sessions"} {
+	for record, path := range map[string]string{
+		"invoice": "/v1/invoices", "charge": "/v1/charges", "checkout": "/v1/checkout/sessions", "subscription": "/v1/subscriptions",
+	} {
 		page := &stripe.ListParams{}
-		list, err := g.all(ctx, of, "count what is kept", "", path, &ofCustomer{customerID, nil, page}, page)
+		params := &ofCustomer{customerID, nil, page}
+		if record == "subscription" {
+			params.Status = stripe.String("all")
+		}
+		list, err := g.all(ctx, of, "count what is kept", "", path, params, page)
 		if errors.Is(err, billing.ErrNotFound) {
 			continue // a deleted customer may have no lists any more
 		} else if err != nil {
 			return nil, err
+		}
+		if record == "subscription" {
+			list = slices.DeleteFunc(list, func(n node) bool { return len(naming(n)) == 0 })
 		}
 		if len(list) > 0 {
 			kept[record] = int64(len(list))
