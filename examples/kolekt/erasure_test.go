@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -33,12 +34,17 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/kolekt/commerce/apikeys"
+	"github.com/kolekt/commerce/billing"
 	"github.com/kolekt/commerce/billing/stripesim"
+	"github.com/kolekt/commerce/examples/kolekt/internal/users"
+	"github.com/kolekt/commerce/examples/kolekt/internal/web"
 	"github.com/kolekt/commerce/gdpr"
 	"github.com/kolekt/commerce/internal/pgtest"
 	"github.com/kolekt/commerce/internal/redistest"
 	"github.com/kolekt/commerce/internal/services"
 	"github.com/kolekt/commerce/mailer/mailertest"
+	"github.com/kolekt/commerce/ratelimit"
 	"github.com/kolekt/commerce/usage"
 	"github.com/kolekt/commerce/usage/usagepg"
 )
@@ -293,12 +299,24 @@ func (s *stand) pays(c *client, name, email string) {
 	require.Contains(s.t, string(b), "You are on")
 }
 
+// late sends events of a customer again, as Stripe does for days, and under new
+// IDs, as those that were never delivered.
+func (s *stand) late(origin, secret, mark string, events [][]byte) {
+	s.t.Helper()
+	now := s.now(origin)
+	for i, e := range events {
+		require.Equal(s.t, http.StatusOK, s.webhook(origin, secret, e, now))
+		anew := bytes.Replace(e, []byte(`"evt_`), fmt.Appendf(nil, `"evt_%s%d`, mark, i), 1)
+		require.Equal(s.t, http.StatusOK, s.webhook(origin, secret, anew, now))
+	}
+}
+
 // webhook sends an event as the simulator would.
-func (s *stand) webhook(origin, secret string, body []byte) int {
+func (s *stand) webhook(origin, secret string, body []byte, now time.Time) int {
 	s.t.Helper()
 	r, err := http.NewRequest(http.MethodPost, origin+"/api/v1/payments/webhook", bytes.NewReader(body))
 	require.NoError(s.t, err)
-	r.Header.Set("Stripe-Signature", stripesim.Sign(secret, s.now(origin), body))
+	r.Header.Set("Stripe-Signature", stripesim.Sign(secret, now, body))
 	resp, err := http.DefaultClient.Do(r)
 	require.NoError(s.t, err)
 	require.NoError(s.t, resp.Body.Close())
@@ -664,11 +682,7 @@ func TestAPersonIsExportedWholeAndErasedEverywhere(t *testing.T) {
 	// message of a queue, what Stripe sends again and what it never sent.
 	program.do("POST", "/api/v1/kolekts", m{"text": "late " + c["kolekt"]}, 401)
 	zoe.do("GET", "/api/v1/usage", nil, 401)
-	for i, e := range stripeEvents {
-		require.Equal(t, http.StatusOK, s.webhook(s.origin, "whsec_simulator", e))
-		late := bytes.Replace(e, []byte(`"evt_`), []byte(fmt.Sprintf(`"evt_late%d`, i)), 1)
-		require.Equal(t, http.StatusOK, s.webhook(s.origin, "whsec_simulator", late))
-	}
+	s.late(s.origin, "whsec_simulator", "late", stripeEvents)
 	s.settled(s.pool)
 	s.nothingLeft(c, s.database(), kept)
 
@@ -688,18 +702,116 @@ func TestAPersonIsExportedWholeAndErasedEverywhere(t *testing.T) {
 	require.NoError(t, err)
 	defer restored.Close()
 	_, body = s.request(restored, gdpr.Erasure, gdpr.Done)
-	for i, e := range stripeEvents {
-		late := bytes.Replace(e, []byte(`"evt_`), []byte(fmt.Sprintf(`"evt_again%d`, i)), 1)
-		require.Equal(t, http.StatusOK, s.webhook(second, "whsec_second", late))
-	}
+	s.late(second, "whsec_second", "again", stripeEvents)
 	s.settled(restored)
 	s.nothingLeft(c, name, retained(t, body))
+	leftOut(s, c, backup, account)
+
 	s.origin = second
 	heir = s.client("203.0.113.77", "Browser of an heir")
 	heir.do("POST", "/api/v1/auth/signup", m{"email": c["email"], "password": "a password of the heir", "name": "The Heir"}, 201)
 	third := s.run(s.with("DATABASE_URL", address))
 	require.NotEqual(t, second, third)
 	heir.do("GET", "/api/v1/usage", nil, 200)
+}
+
+// leftOut is the control: with any source left out, the search finds what it
+// would have erased.
+func leftOut(s *stand, c canaries, backup []byte, account string) {
+	t, ctx := s.t, s.t.Context()
+	names := []string{"usage", "mailer"}
+	if os.Getenv("COMMERCE_PROVE") != "" {
+		names = []string{"apikeys", "billing", "consents", "kolekts", "ledger", "mailer", "referral", "usage", "users"}
+	}
+	for _, name := range append(names, "") {
+		database, address := s.restore(backup)
+		env := s.with("DATABASE_URL", address)
+		cfg, err := LoadConfig(func(key string) string { return env[key] })
+		require.NoError(t, err)
+		stores, err := openStores(ctx, cfg)
+		require.NoError(t, err)
+		h := assemble(t, cfg, stores)
+		sources := h.sources(time.Now)
+		for i, source := range sources {
+			if source.Describe().Name == name {
+				sources[i] = absent{source}
+			}
+		}
+		var store gdpr.Store = stores.Privacy
+		if name == "consents" { // gdpr's own source
+			store = forgetful{store}
+		}
+		privacy, err := gdpr.New(store, gdpr.Config{
+			Pepper: cfg.Derive("gdpr"), Sources: sources, Files: gdpr.DirFiles(t.TempDir()), Grace: -1,
+			Subject: func(ctx context.Context, id string) (gdpr.Subject, error) {
+				u, err := h.users.Store().ByID(ctx, id)
+				return subject(u), err
+			},
+		})
+		require.NoError(t, err)
+		r, err := privacy.Ask(ctx, gdpr.Erasure, account, true)
+		require.NoError(t, err)
+		_, err = privacy.Work(ctx)
+		require.NoError(t, err)
+		r, err = privacy.Request(ctx, r.ID)
+		require.NoError(t, err)
+		require.Equal(t, gdpr.Done, r.State, "without %q: %+v", name, r.Steps)
+		found := c.search(s.dump(database))
+		if name == "" {
+			require.Empty(t, found, "with all sources")
+		} else {
+			require.NotEmpty(t, found, "without %q", name)
+			t.Logf("without %s the search finds %v", name, found)
+		}
+		stores.Close()
+	}
+}
+
+// absent is a source that does nothing.
+type absent struct{ gdpr.Source }
+
+func (absent) Export(context.Context, gdpr.Subject, *gdpr.Sink) error { return nil }
+
+func (absent) Erase(context.Context, gdpr.Subject, string) (gdpr.Outcome, error) {
+	return gdpr.Outcome{Done: true}, nil
+}
+
+// forgetful is a store that keeps consents for ever, and shows none.
+type forgetful struct{ gdpr.Store }
+
+func (forgetful) DeleteConsents(context.Context, string) (int64, error) { return 0, nil }
+
+func (forgetful) Consents(context.Context, string) ([]gdpr.ConsentEvent, error) { return nil, nil }
+
+// assemble makes the holders of personal data as serve does.
+func assemble(t *testing.T, cfg Config, stores *Stores) holders {
+	t.Helper()
+	must := func(err error) { t.Helper(); require.NoError(t, err) }
+	log := slog.New(slog.DiscardHandler)
+	catalog, err := billing.LoadCatalog(files, "plans.yaml")
+	must(err)
+	stripe, err := openStripe(cfg, catalog, nil, log)
+	must(err)
+	h := holders{kolekts: stores.Kolekts, ledger: stores.Ledger, stores: stores}
+	h.users, err = users.New(stores.Users, cfg.SecretKey, users.Config{})
+	must(err)
+	h.mail, err = newMails(cfg, stores, h.users, time.Now, log)
+	must(err)
+	h.billing, err = billing.New(catalog, stores.Billing, stripe.Gateway, billing.Config{Customer: h.mail.Person})
+	must(err)
+	h.usage, err = usage.New(stores.Usage, usage.Config{Meters: []usage.Meter{{Name: "kolekts"}, {Name: "imports"}}})
+	must(err)
+	h.keys, err = apikeys.New(stores.Keys, apikeys.Config{
+		Prefix: "kolekt", Environment: cfg.Environment(), Scopes: web.Scopes(), Bus: stores.KeyBus, Peppers: []apikeys.Pepper{{ID: 1, Secret: cfg.Derive("apikeys")}},
+	})
+	must(err)
+	h.requests, err = ratelimit.New(stores.Limits, ratelimit.Config{Name: "requests"})
+	must(err)
+	h.logins, err = ratelimit.New(stores.Limits, ratelimit.Config{Name: "logins"})
+	must(err)
+	h.referral, err = newReferrals(cfg, stores, h.billing, h.mail, time.Now, log)
+	must(err)
+	return h
 }
 
 // with is the environment of a further instance beside the first one's Stripe.
@@ -725,10 +837,14 @@ func (s *stand) eventsOf(customer string) [][]byte {
 	return list
 }
 
-// settled waits until no event of the inbox is pending.
+// settled waits until the simulator has delivered all of its events, and none
+// is pending in the inbox.
 func (s *stand) settled(pool *pgxpool.Pool) {
 	s.t.Helper()
 	require.Eventually(s.t, func() bool {
+		if bytes.Contains(s.stripe(http.MethodGet, "/v1/events?limit=1&delivery_success=false", nil), []byte(`"evt_`)) {
+			return false
+		}
 		var n int
 		err := pool.QueryRow(s.t.Context(), `select count(*) from billing_events where status = 'pending'`).Scan(&n)
 		return err == nil && n == 0
