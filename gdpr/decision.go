@@ -126,6 +126,49 @@ func (s *Service) Release(ctx context.Context, id string) (Request, error) {
 	})
 }
 
+// maxWords bounds what a subject says about a request, in bytes.
+const maxWords = 4096
+
+// AddWords puts what the subject says about an open request into its sealed
+// envelope: what is wrong and how it is right, or what is objected to. They go
+// with the request's end.
+func (s *Service) AddWords(ctx context.Context, id, words string) (Request, error) {
+	if words == "" || len(words) > maxWords {
+		return Request{}, fmt.Errorf("%w: words have 1 to %d bytes", ErrInvalid, maxWords)
+	}
+	return s.change(ctx, id, "words added", "", func(r *Request, _ time.Time) error {
+		if !r.unanswered() {
+			return r.refuse("add words to")
+		}
+		e, err := s.unseal(*r)
+		if err != nil {
+			return err
+		}
+		e.Words = words
+		return s.seal(r, e)
+	})
+}
+
+// Words returns what the subject said about an open request, and who it is, for
+// those who answer it. The look is written to the audit log.
+func (s *Service) Words(ctx context.Context, id string) (string, Subject, error) {
+	r, err := s.Request(ctx, id)
+	if err != nil {
+		return "", Subject{}, err
+	}
+	if r.Sealed == nil {
+		return "", Subject{}, r.refuse("open the envelope of")
+	}
+	e, err := s.unseal(r)
+	if err != nil {
+		return "", Subject{}, err
+	}
+	if err := s.store.AppendAudit(ctx, s.entry(r, "envelope opened", "")); err != nil {
+		return "", Subject{}, fmt.Errorf("gdpr: words: %w", err)
+	}
+	return e.Words, e.Subject, nil
+}
+
 // Complete closes a request that a person answers: rectification or objection.
 // A restriction is in force from then on, until Lift: see Restricted.
 func (s *Service) Complete(ctx context.Context, id, note string) (Request, error) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"sync"
 	"time"
 
 	"filippo.io/age"
@@ -67,8 +68,14 @@ func (j *job) build(ctx context.Context) (err error) {
 	if err != nil {
 		return errors.Join(fmt.Errorf("gdpr: export: %w", err), abandon(file))
 	}
-	stop := j.heartbeat(ctx)
-	rows, err := s.ExportTo(ctx, enc, j.r.Kind, j.subject)
+	j.r.Steps = nil
+	saved, stop := j.heartbeat(ctx)
+	err = s.export(ctx, enc, j.r.Kind, j.subject, func(source string, rows int64) error {
+		// What whoever waits is shown: which sources are done.
+		return saved(func() {
+			j.r.Steps = append(j.r.Steps, Step{Source: source, Done: true, Rows: rows, EndedAt: s.now()})
+		})
+	})
 	if beatErr := stop(); err == nil {
 		err = beatErr
 	}
@@ -86,10 +93,6 @@ func (j *job) build(ctx context.Context) (err error) {
 		return err
 	}
 	j.r.Archive = Archive{File: name, Size: tee.n, SHA256: hex.EncodeToString(tee.sum.Sum(nil)), ExpiresAt: s.now().Add(s.cfg.ArchiveTTL)}
-	j.r.Steps = nil
-	for _, source := range sortedKeys(rows) {
-		j.r.Steps = append(j.r.Steps, Step{Source: source, Done: true, Rows: rows[source], EndedAt: s.now()})
-	}
 	err = j.save(ctx, nil)
 	if errors.Is(err, ErrConflict) {
 		// Somebody closed the request meanwhile, or has it: nobody knows this
@@ -109,9 +112,16 @@ func abandon(w io.WriteCloser) error {
 	return w.Close()
 }
 
-// heartbeat keeps the lease while an archive is built. The returned function
-// ends it and returns its error.
-func (j *job) heartbeat(ctx context.Context) (stop func() error) {
+// heartbeat keeps the lease while an archive is built. Saved stores a change of
+// the request meanwhile; stop ends the heartbeat and returns its error.
+func (j *job) heartbeat(ctx context.Context) (saved func(change func()) error, stop func() error) {
+	var mu sync.Mutex // on the request
+	saved = func(change func()) error {
+		mu.Lock()
+		defer mu.Unlock()
+		change()
+		return j.save(ctx, nil)
+	}
 	done, failed := make(chan struct{}), make(chan error, 1)
 	go func() {
 		ticker := time.NewTicker(j.s.cfg.Lease / 3)
@@ -125,14 +135,14 @@ func (j *job) heartbeat(ctx context.Context) (stop func() error) {
 				failed <- ctx.Err()
 				return
 			case <-ticker.C:
-				if err := j.save(ctx, nil); err != nil {
+				if err := saved(func() {}); err != nil {
 					failed <- err
 					return
 				}
 			}
 		}
 	}()
-	return func() error {
+	return saved, func() error {
 		close(done)
 		return <-failed
 	}

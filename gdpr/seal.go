@@ -53,6 +53,7 @@ type envelope struct {
 	Subject Subject `json:"subject"`
 	Key     string  `json:"key,omitempty"`   // of the archive
 	Again   bool    `json:"again,omitempty"` // after a restore: the subject has been told
+	Words   string  `json:"words,omitempty"` // of the subject
 }
 
 func (s *Service) seal(r *Request, e envelope) error {

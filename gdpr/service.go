@@ -115,6 +115,9 @@ func New(store Store, cfg Config) (*Service, error) {
 		if !validName(p.ID) || p.Version < 1 || p.Text == "" || p.Covers < 0 || p.Covers > p.Version {
 			return nil, fmt.Errorf("%w: purpose %q needs a name of lower-case letters, a version from 1 and a text", ErrInvalid, p.ID)
 		}
+		if p.Basis != "" && p.Basis != Consent && p.Basis != LegitimateInterest {
+			return nil, fmt.Errorf("%w: purpose %q: Basis is Consent or LegitimateInterest, others can't be withdrawn", ErrInvalid, p.ID)
+		}
 		if _, dup := s.purposes[p.ID]; dup {
 			return nil, fmt.Errorf("%w: two purposes are named %q", ErrInvalid, p.ID)
 		}
@@ -177,7 +180,7 @@ func (s *Service) Ask(ctx context.Context, kind Kind, subjectID string, verified
 	case Cooling:
 		// At once, and not at the worker's next look. The worker may have been
 		// faster all the same: then the mark is its own.
-		if err = s.freeze(ctx, &r, subject); err == nil {
+		if err = s.freeze(ctx, &r, subject, false); err == nil {
 			if err = s.store.UpdateRequest(ctx, r, nil); err == nil {
 				r.Version++
 			}
@@ -227,16 +230,18 @@ func (s *Service) wake(r *Request, at time.Time) {
 	r.NextRun = at
 }
 
-// freeze locks the account, tells the subject of the scheduled erasure, and
-// marks that both are done.
-func (s *Service) freeze(ctx context.Context, r *Request, subject Subject) error {
+// freeze locks the account, tells the subject of the scheduled erasure unless
+// it has been told before, and marks that both are done.
+func (s *Service) freeze(ctx context.Context, r *Request, subject Subject, told bool) error {
 	if s.cfg.Freeze != nil {
 		if err := s.cfg.Freeze(ctx, subject); err != nil {
 			return fmt.Errorf("gdpr: freeze: %w", err)
 		}
 	}
-	if err := s.notify(ctx, *r, "erasure_scheduled", subject); err != nil {
-		return err
+	if !told {
+		if err := s.notify(ctx, *r, "erasure_scheduled", subject); err != nil {
+			return err
+		}
 	}
 	r.FrozenAt = s.now()
 	return nil

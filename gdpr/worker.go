@@ -155,7 +155,7 @@ func (j *job) run(ctx context.Context) error {
 	if j.r.State == Cooling {
 		if j.r.FrozenAt.IsZero() {
 			// The process died, or the mail was down, right after the request.
-			if err := s.freeze(ctx, &j.r, j.subject); err != nil {
+			if err := s.freeze(ctx, &j.r, j.subject, j.env.Again); err != nil {
 				return err
 			}
 		}
