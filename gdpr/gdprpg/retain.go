@@ -102,7 +102,8 @@ func (s *TableSource) Rectify(ctx context.Context, subject gdpr.Subject, changes
 	}
 	slices.Sort(set)
 	tag, err := s.db.Exec(ctx, "update "+s.ident+" t set "+strings.Join(set, ", ")+" where "+s.condition(types), args...)
-	if notOfType(err) {
+	var pgErr interface{ SQLState() string }
+	if errors.As(err, &pgErr) && strings.HasPrefix(pgErr.SQLState(), "22") { // "data exception"
 		return 0, fmt.Errorf("%w: table %s: a value isn't one of its column's type", gdpr.ErrInvalid, s.t.Table)
 	}
 	if err != nil {
