@@ -315,8 +315,34 @@ func TestStore(t *testing.T, newStore func(t *testing.T) gdpr.Store) {
 		s := newStore(t)
 		done, cancel := context.WithCancel(ctx)
 		cancel()
-		is(t, s.CreateRequest(done, request("r", "ref", gdpr.Access)), context.Canceled)
-		_, err := s.Claim(done, start, time.Minute, 1)
-		is(t, err, context.Canceled)
+		for name, call := range map[string]func() error{
+			"CreateRequest":    func() error { return s.CreateRequest(done, request("r", "ref", gdpr.Access)) },
+			"Request":          func() error { _, err := s.Request(done, "r"); return err },
+			"Requests":         func() error { _, err := s.Requests(done, gdpr.Filter{}); return err },
+			"UpdateRequest":    func() error { return s.UpdateRequest(done, request("r", "ref", gdpr.Access), nil) },
+			"Claim":            func() error { _, err := s.Claim(done, start, time.Minute, 1); return err },
+			"Tombstoned":       func() error { _, err := s.Tombstoned(done, []string{"h"}); return err },
+			"PutTombstones":    func() error { return s.PutTombstones(done, []gdpr.Tombstone{{Hash: "h"}}) },
+			"CountTombstones":  func() error { _, err := s.CountTombstones(done); return err },
+			"ExpireTombstones": func() error { _, err := s.ExpireTombstones(done, start); return err },
+			"AppendConsent":    func() error { return s.AppendConsent(done, gdpr.ConsentEvent{ID: "c", SubjectRef: "ref", At: start}) },
+			"Consents":         func() error { _, err := s.Consents(done, "ref"); return err },
+			"DeleteConsents":   func() error { _, err := s.DeleteConsents(done, "ref"); return err },
+			"PutKey":           func() error { _, err := s.PutKey(done, "ref", []byte("k")); return err },
+			"Key":              func() error { _, err := s.Key(done, "ref"); return err },
+			"DestroyKey":       func() error { return s.DestroyKey(done, "ref", start) },
+			"AppendAudit":      func() error { return s.AppendAudit(done, gdpr.Entry{At: start, Action: "a"}) },
+		} {
+			if err := call(); !errors.Is(err, context.Canceled) {
+				t.Errorf("%s under a cancelled context: got %v, want %v", name, err, context.Canceled)
+			}
+		}
+		must(t, s.AppendAudit(ctx, gdpr.Entry{At: start, Action: "a"}))
+		for _, err := range s.Audit(done, 0) {
+			is(t, err, context.Canceled)
+		}
+		n, err := s.CountTombstones(ctx)
+		must(t, err)
+		same(t, "nothing was written; tombstones", n, 0)
 	})
 }
