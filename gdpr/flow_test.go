@@ -301,12 +301,12 @@ func TestHandlersForTheRightsThatAPersonAnswers(t *testing.T) {
 	w.rebuild()
 	for _, path := range []string{"/requests", "/consents", "/requests/x/link"} {
 		rec := httptest.NewRecorder()
-		w.service.SelfService(gdpr.SelfServiceConfig{Subject: func(*http.Request) (string, error) { return "ada", nil }}).ServeHTTP(rec, httptest.NewRequest("GET", path, nil))
+		w.service.SelfService(gdpr.SelfServiceConfig{Subject: func(*http.Request) (string, error) { return "ada", nil }}).ServeHTTP(rec, httptest.NewRequest(http.MethodGet, path, nil))
 		require.Equal(t, 503, rec.Code, path)
 	}
 	for _, path := range []string{"/requests", "/requests/x", "/requests/x/certificate", "/requests/x/words"} {
 		rec := httptest.NewRecorder()
-		w.service.Admin(gdpr.AdminConfig{Allow: func(*http.Request) bool { return true }}).ServeHTTP(rec, httptest.NewRequest("GET", path, nil))
+		w.service.Admin(gdpr.AdminConfig{Allow: func(*http.Request) bool { return true }}).ServeHTTP(rec, httptest.NewRequest(http.MethodGet, path, nil))
 		require.Equal(t, 503, rec.Code, path)
 	}
 	_, err = w.service.Restricted(ctx, "ada")

@@ -71,12 +71,13 @@ func (g *Gateway) clearSubscriptions(ctx context.Context, of node, customerID, _
 			return err
 		}
 		_, err = g.call(ctx, post(op, path, &stripe.SubscriptionParams{Metadata: empty}, newKey()))
-		ended := billing.Status(n.at("status").text()).Terminal()
-		if err != nil && !(ended && (errors.Is(err, billing.ErrInvalid) || errors.Is(err, billing.ErrNotFound))) {
+		refused := errors.Is(err, billing.ErrInvalid) || errors.Is(err, billing.ErrNotFound)
+		if refused && billing.Status(n.at("status").text()).Terminal() {
+			continue // Stripe may change nothing of one that has ended: it is counted as kept
+		}
+		if err != nil {
 			return err
 		}
-		// Older versions of Stripe change nothing of one that has ended: then
-		// it is counted as kept.
 	}
 	return nil
 }

@@ -173,16 +173,14 @@ func TestTheSearchFindsEveryForm(t *testing.T) {
 
 // stand is everything that a deployment consists of, with its storage in reach.
 type stand struct {
-	t       *testing.T
-	origin  string
-	env     map[string]string
-	pool    *pgxpool.Pool
-	redis   *redis.Client
-	smtp    *mailertest.SMTP
-	folder  string // of archives, the journal and temporary files
-	logs    string
-	address string // X-Forwarded-For of whoever uses the clients made next
-	agent   string
+	t      *testing.T
+	origin string
+	env    map[string]string
+	pool   *pgxpool.Pool
+	redis  *redis.Client
+	smtp   *mailertest.SMTP
+	folder string // of archives, the journal and temporary files
+	logs   string
 }
 
 func newStand(t *testing.T) *stand {
@@ -737,7 +735,7 @@ func leftOut(s *stand, c canaries, backup []byte, account string) {
 				sources[i] = absent{source}
 			}
 		}
-		var store gdpr.Store = stores.Privacy
+		store := stores.Privacy
 		if name == "consents" { // gdpr's own source
 			store = forgetful{store}
 		}

@@ -65,8 +65,8 @@ type Table struct {
 	Now  func() time.Time // nil means time.Now
 }
 
-// Pseudonym, as a value of Table.Set, puts the subject's random pseudonym into
-// a column: rows that are kept are still one person's, and are found again when
+// Pseudonym is a value of Table.Set: it puts the subject's random pseudonym into
+// a column. Rows that are kept are still one person's, and are found again when
 // their time has ended.
 const Pseudonym = "$pseudonym"
 
