@@ -234,9 +234,9 @@ func BenchmarkFootprint(b *testing.B) {
 		{"go-limiter twice", func() func(string) {
 			return both(goLimiter(3_600_000_000, time.Hour), goLimiter(2_592_000_000_000, 30*24*time.Hour))
 		}},
-		{"throttled", func() func(string) { return throttledMem(throttled.PerHour(100), 1<<31-1) }},
+		{"throttled", func() func(string) { return throttledMem(throttled.PerHour(100), 1<<20) }},
 		{"throttled twice", func() func(string) {
-			return both(throttledMem(throttled.PerHour(100), 1<<31-1), throttledMem(throttled.PerDay(100), 1<<31-1))
+			return both(throttledMem(throttled.PerHour(100), 1<<20), throttledMem(throttled.PerDay(100), 1<<20))
 		}},
 		{"ulule", func() func(string) { return ulule(1<<40, time.Hour) }},
 	} {
