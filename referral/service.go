@@ -258,62 +258,66 @@ func (s *Service) Redeem(ctx context.Context, text string, referee Person) (Rede
 		return Redemption{}, fmt.Errorf("referral: redeem: %w", err)
 	}
 	if r.State == RedemptionPending && c.Qualify == SignUp {
-		if err := s.qualify(ctx, r, Paid{ID: r.ID}); err != nil && !errors.Is(err, ErrConflict) {
-			return r, err
+		r, _, err = s.change(ctx, s.byID(r.ID), func(r *Redemption) ([]RewardMove, error) {
+			if r.State != RedemptionPending {
+				return nil, errUnchanged
+			}
+			return s.qualified(r), nil
+		})
+		if err == nil {
+			err = s.afterQualified(ctx, r)
 		}
-		return s.store.Redemption(ctx, r.ID)
+		if err != nil {
+			return r, fmt.Errorf("referral: redeem: %w", err)
+		}
 	}
 	return r, nil
 }
 
-// Approve accepts a redemption that is under review.
+// Approve accepts a redemption that is under review. What happened meanwhile,
+// a payment or a refund, counts. One that isn't under review is ErrConflict.
 func (s *Service) Approve(ctx context.Context, id string) (Redemption, error) {
-	r, err := s.store.Redemption(ctx, id)
+	r, _, err := s.change(ctx, s.byID(id), func(r *Redemption) ([]RewardMove, error) {
+		if r.State != RedemptionReview {
+			return nil, ErrConflict
+		}
+		if r.Terms.Qualify == SignUp || r.PaidAmount > 0 {
+			return s.qualified(r), nil
+		}
+		r.State, r.ChangedAt = RedemptionPending, s.now()
+		// The referee had no chance to qualify while the house was thinking.
+		r.ClosesAt = r.ChangedAt.Add(r.Terms.window())
+		return nil, nil
+	})
+	if err == nil {
+		err = s.afterQualified(ctx, r)
+	}
 	if err != nil {
 		return Redemption{}, fmt.Errorf("referral: approve: %w", err)
 	}
-	r.State, r.ChangedAt = RedemptionPending, s.now()
-	// The referee had no chance to qualify while the house was thinking.
-	r.ClosesAt = r.ChangedAt.Add(r.Terms.window())
-	if err := s.store.MoveRedemption(ctx, r, []RedemptionState{RedemptionReview}, nil); err != nil {
-		return Redemption{}, fmt.Errorf("referral: approve: %w", err)
-	}
-	if r.Terms.Qualify == SignUp {
-		if err := s.qualify(ctx, r, Paid{ID: r.ID}); err != nil && !errors.Is(err, ErrConflict) {
-			return r, err
-		}
-	} else if r.PaidBy != "" {
-		// Paid while it was under review.
-		p := Paid{ID: r.PaidBy, Account: r.Referee, Amount: r.PaidAmount, Currency: r.Currency}
-		if err := s.qualify(ctx, r, p); err != nil && !errors.Is(err, ErrConflict) {
-			return r, err
-		}
-	}
-	return s.store.Redemption(ctx, id)
+	return r, nil
 }
 
 // Reject refuses a redemption that is under review. Reason is stored; the
 // referee can ask for it.
 func (s *Service) Reject(ctx context.Context, id, reason string) (Redemption, error) {
-	r, err := s.store.Redemption(ctx, id)
-	if err != nil {
-		return Redemption{}, fmt.Errorf("referral: reject: %w", err)
-	}
-	return r, s.void(ctx, r, []RedemptionState{RedemptionReview}, reason)
+	return s.void(ctx, id, RedemptionReview, reason)
 }
 
 // void closes a redemption whose rewards haven't been granted.
-func (s *Service) void(ctx context.Context, r Redemption, from []RedemptionState, reason string) error {
-	r.State, r.ChangedAt = RedemptionVoided, s.now()
-	r.Reasons = append(slices.Clone(r.Reasons), reason)
-	err := s.store.MoveRedemption(ctx, r, from, []RewardMove{
-		{Side: Referrer, From: []RewardState{RewardPending, RewardQualified}, To: RewardExpired},
-		{Side: Referee, From: []RewardState{RewardPending}, To: RewardExpired},
+func (s *Service) void(ctx context.Context, id string, from RedemptionState, reason string) (Redemption, error) {
+	r, _, err := s.change(ctx, s.byID(id), func(r *Redemption) ([]RewardMove, error) {
+		if r.State != from {
+			return nil, ErrConflict
+		}
+		r.State, r.ChangedAt = RedemptionVoided, s.now()
+		r.Reasons = append(slices.Clone(r.Reasons), reason)
+		return lapse, nil
 	})
 	if err != nil {
-		return fmt.Errorf("referral: void: %w", err)
+		return Redemption{}, fmt.Errorf("referral: void: %w", err)
 	}
-	return nil
+	return r, nil
 }
 
 // Redemption returns a redemption.

@@ -123,10 +123,17 @@ func newWorld(t *testing.T, campaigns ...referral.Campaign) *world {
 		campaigns = []referral.Campaign{friends()}
 	}
 	w := &world{t: t, store: referralmem.New(), biller: newBiller(), now: start, notices: map[string]int{}}
+	told := map[string]bool{}
 	w.config = referral.Config{
 		Pepper: bytes.Repeat([]byte("p"), 32), Campaigns: campaigns, Biller: w.biller,
-		Notify: func(_ context.Context, n referral.Notice) error { w.notices[n.Event+" "+n.Account]++; return nil },
-		Now:    func() time.Time { return w.now },
+		Notify: func(_ context.Context, n referral.Notice) error {
+			if !told[n.ID] { // a notice may come again, under the same ID
+				w.notices[n.Event+" "+n.Account]++
+			}
+			told[n.ID] = true
+			return nil
+		},
+		Now: func() time.Time { return w.now },
 	}
 	w.rebuild()
 	return w
