@@ -30,3 +30,14 @@ type Biller interface {
 // ErrTooLate says that an invoice can't be changed any more: the reward waits
 // for the next one.
 var ErrTooLate = errors.New("referral: invoice is final")
+
+// Auditor is what a Biller offers in addition if it can tell what the provider
+// has. Service.Reconcile needs it.
+type Auditor interface {
+	// Grants calls each for all that DiscountInvoice, Credit and Debit have
+	// left at the provider for an account: with the ID of the call, which
+	// stands in the provider's metadata, the provider's object, the invoice
+	// ("" for the balance), and the amount: above zero what was given, below
+	// what was taken back. The same call twice is told twice.
+	Grants(ctx context.Context, account string, each func(call, ref, invoice string, amount int64, currency string) error) error
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strconv"
 	"time"
 )
 
@@ -53,7 +54,7 @@ func (s *Service) HandleDraft(ctx context.Context, d Draft) error {
 		if forfeits(r) {
 			continue // a refund came first, and takes it back
 		}
-		rw.Call = &Call{ID: callID(rw, fmt.Sprintf("month:%d", rw.MonthsLeft)), Invoice: d.Invoice, Currency: d.Currency}
+		rw.Call = &Call{ID: callID(rw, fmt.Sprintf("month:%d:%s", rw.MonthsLeft, d.Invoice)), Invoice: d.Invoice, Currency: d.Currency}
 		if rw, err = s.store.Begin(ctx, rw, everything); err != nil {
 			return fmt.Errorf("referral: grant: %w", err)
 		}
@@ -79,17 +80,19 @@ func (s *Service) settle(ctx context.Context, rw Reward) (Reward, error) {
 	if call.Reverse > 0 {
 		return s.settleReversal(ctx, rw, call, now)
 	}
-	g := Grant{ID: call.ID, Invoice: call.Invoice, At: now}
+	id := call.name()
+	g := Grant{ID: id, Invoice: call.Invoice, At: now}
 	var value, recovered int64
 	var err error
 	if call.Invoice != "" {
-		g.Ref, value, g.Amount, g.Currency, err = s.cfg.Biller.DiscountInvoice(ctx, call.ID, rw.Account, call.Invoice, call.Less)
+		g.Ref, value, g.Amount, g.Currency, err = s.cfg.Biller.DiscountInvoice(ctx, id, rw.Account, call.Invoice, call.Less)
 		recovered = min(value-g.Amount, call.Less)
+		value = g.Amount + recovered // what was taken off counts, whatever it should have been
 	} else {
 		g.Amount, g.Currency = call.Amount-call.Less, rw.Benefit.Currency
 		value, recovered = call.Amount+call.Returned, call.Less+call.Returned
 		if g.Amount > 0 {
-			g.Ref, err = s.cfg.Biller.Credit(ctx, call.ID, rw.Account, g.Amount, g.Currency)
+			g.Ref, err = s.cfg.Biller.Credit(ctx, id, rw.Account, g.Amount, g.Currency)
 		}
 	}
 	rw.Call = nil
@@ -115,23 +118,41 @@ func (s *Service) settle(ctx context.Context, rw Reward) (Reward, error) {
 	if cause == "" {
 		cause = g.Ref
 	}
-	entries := []Entry{{ID: call.ID, Kind: EntryGrant, Reward: rw.ID, Account: rw.Account, Amount: value, Currency: g.Currency, Cause: cause, At: now}}
-	if call.Returned > 0 {
-		entries = append(entries, Entry{
-			ID: call.ID + ":reversal", Kind: EntryReversal, Reward: rw.ID, Account: rw.Account, Amount: -call.Returned, Currency: g.Currency, Cause: call.ID, At: now,
-		})
-	}
-	if recovered > 0 {
-		entries = append(entries, Entry{
-			ID: call.ID + ":recovery", Kind: EntryRecovery, Reward: rw.ID, Account: rw.Account, Amount: recovered, Currency: g.Currency, Cause: call.ID, At: now,
-		})
-	}
+	entries := grantEntries(rw, id, cause, value, call.Returned, recovered, now)
 	if err := s.store.SaveReward(ctx, rw, entries...); err != nil {
 		return rw, fmt.Errorf("referral: grant: %w", err)
 	}
 	rw.Version++
 	s.tell(ctx, "reward_granted", rw)
 	return rw, nil
+}
+
+// grantEntries are the rows of a grant: what it is worth, what of that a refund
+// had taken back before, and what was recovered by it.
+func grantEntries(rw Reward, call, cause string, value, returned, recovered int64, at time.Time) []Entry {
+	entry := func(tail string, kind EntryKind, amount int64, cause string) Entry {
+		return Entry{ID: call + tail, Kind: kind, Reward: rw.ID, Account: rw.Account, Amount: amount, Currency: rw.Currency, Cause: cause, At: at}
+	}
+	entries := []Entry{entry("", EntryGrant, value, cause)}
+	if returned > 0 {
+		entries = append(entries, entry(":reversal", EntryReversal, -returned, call))
+	}
+	if recovered > 0 {
+		entries = append(entries, entry(":recovery", EntryRecovery, recovered, call))
+	}
+	return entries
+}
+
+// lessMark stands in a call's name before what it recovers, so that the
+// provider's list of calls tells what each was worth.
+const lessMark = ":less:"
+
+// name is the ID by which the provider knows the call.
+func (c Call) name() string {
+	if c.Less > 0 {
+		return c.ID + lessMark + strconv.FormatInt(c.Less, 10)
+	}
+	return c.ID
 }
 
 // settleReversal takes unspent credit back and enters the reversal. Months that
