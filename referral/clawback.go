@@ -120,7 +120,7 @@ func (s *Service) takeBack(ctx context.Context, rw Reward, cause string, part, w
 			after := rw
 			// Named after the new total: the same step has the same name,
 			// whichever delivery takes it.
-			before.Call = &Call{ID: callID(rw, fmt.Sprintf("reverse:%d", rw.Reversed+more)), Reverse: more, Cause: cause}
+			before.Call = &Call{ID: callID(rw, reversalName(rw, rw.Reversed+more)), Reverse: more, Cause: cause}
 			if rw, err = s.store.Begin(ctx, before, 0); err != nil {
 				return fmt.Errorf("referral: take back: %w", err)
 			}
@@ -147,6 +147,15 @@ func (s *Service) takeBack(ctx context.Context, rw Reward, cause string, part, w
 		s.tell(ctx, "reward_reversed", rw)
 	}
 	return nil
+}
+
+// reversalName names the reversal that brings what was taken back to a total. A
+// correction may have lowered it since the same total was reached before.
+func reversalName(rw Reward, total int64) string {
+	if rw.Corrected > 0 {
+		return fmt.Sprintf("reverse:%d:%d", total, rw.Corrected)
+	}
+	return fmt.Sprintf("reverse:%d", total)
 }
 
 // HandleDisputed stops the vesting of a reward while the referee's payment is

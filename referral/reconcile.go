@@ -248,7 +248,7 @@ func (a *audit) correct(ctx context.Context, rw Reward, i int, theirs int64) (Re
 // back of what isn't there is given back.
 func (a *audit) book(ctx context.Context, rw Reward, diff int64, entries ...Entry) (Reward, error) {
 	now := a.now()
-	rw.Amount, rw.ChangedAt = rw.Amount+diff, now
+	rw.Amount, rw.Corrected, rw.ChangedAt = rw.Amount+diff, rw.Corrected+1, now
 	if excess := rw.Reversed - rw.Amount; excess > 0 {
 		rw.Reversed = rw.Amount
 		entries = append(entries, Entry{ID: entries[0].ID + ":reversal", Kind: EntryReversal, Amount: excess, Currency: entries[0].Currency, Cause: entries[0].ID})
@@ -415,7 +415,9 @@ func (a *audit) bookTaken(ctx context.Context, rw Reward, call string, ours, the
 	entries := []Entry{entry(fmt.Sprintf("%s:recovery:%d", call, rw.Version), EntryRecovery, theirs-ours)}
 	if _, booked := a.ledger[call]; !booked {
 		// The call's name says how much was reversed with it, in all.
-		total, _ := strconv.ParseInt(call[strings.LastIndexByte(call, ':')+1:], 10, 64)
+		_, name, _ := strings.Cut(call, ":reverse:")
+		name, _, _ = strings.Cut(name, ":")
+		total, _ := strconv.ParseInt(name, 10, 64)
 		if more := min(total, rw.Amount) - rw.Reversed; more > 0 {
 			rw.Reversed += more
 			entries = append(entries, entry(call, EntryReversal, -more))

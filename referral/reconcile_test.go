@@ -142,7 +142,7 @@ func (c *chaos) step() {
 	case 4, 5:
 		invoice := fmt.Sprint("in_", c.rand.IntN(12))
 		c.check(c.service.HandleDraft(ctx, referral.Draft{Invoice: invoice, Account: "ada", Currency: "USD"}))
-		c.biller.final[invoice] = c.rand.IntN(3) > 0
+		c.biller.final[invoice] = c.biller.final[invoice] || c.rand.IntN(3) > 0
 	case 6:
 		_, err := c.service.Work(ctx)
 		c.check(err)

@@ -82,9 +82,11 @@ type Reward struct {
 	// it, after a crash or a lost answer, asks for the same.
 	Call *Call
 
-	NextTry  time.Time
-	Attempts int
-	Version  int64
+	// Corrected is how often Reconcile booked another amount.
+	Corrected int64
+	NextTry   time.Time
+	Attempts  int
+	Version   int64
 }
 
 // Grant is one object at the gateway.

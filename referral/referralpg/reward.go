@@ -14,14 +14,14 @@ import (
 	"github.com/kolekt/commerce/referral"
 )
 
-const rewardColumns = `id, redemption, campaign, account, side, benefit, state, vests_at, created_at, changed_at, months_left, amount, reversed, currency, grants, call, next_try, attempts, version`
+const rewardColumns = `id, redemption, campaign, account, side, benefit, state, vests_at, created_at, changed_at, months_left, amount, reversed, currency, grants, call, corrected, next_try, attempts, version`
 
 func scanReward(row pgx.CollectableRow) (referral.Reward, error) {
 	var r referral.Reward
 	var benefit, grants, call []byte
 	var vests, next *time.Time
 	err := row.Scan(&r.ID, &r.Redemption, &r.Campaign, &r.Account, &r.Side, &benefit, &r.State, &vests, &r.CreatedAt, &r.ChangedAt,
-		&r.MonthsLeft, &r.Amount, &r.Reversed, &r.Currency, &grants, &call, &next, &r.Attempts, &r.Version)
+		&r.MonthsLeft, &r.Amount, &r.Reversed, &r.Currency, &grants, &call, &r.Corrected, &next, &r.Attempts, &r.Version)
 	if err != nil {
 		return r, err
 	}
@@ -55,7 +55,7 @@ func (s *Store) rewards(ctx context.Context, sql string, args ...any) ([]referra
 // foldedRewards are the rewards that stand with their redemptions.
 const foldedRewards = `
 	select w.id, r.id, r.campaign, case w.side when 'referrer' then r.referrer else r.referee end, w.side, w.benefit, 'pending',
-		null::timestamptz, r.created_at, r.created_at, w.months, 0::bigint, 0::bigint, w.currency, '[]'::json, null::json, null::timestamptz, 0, 1::bigint
+		null::timestamptz, r.created_at, r.created_at, w.months, 0::bigint, 0::bigint, w.currency, '[]'::json, null::json, 0::bigint, null::timestamptz, 0, 1::bigint
 	from referral_redemptions r, json_to_recordset(r.rewards) as w (id text, side text, benefit json, months bigint, currency text)`
 
 // Reward implements referral.Store.
@@ -236,9 +236,9 @@ func update(ctx context.Context, tx pgx.Tx, r referral.Reward) error {
 	}
 	_, err = tx.Exec(ctx, `
 		update referral_rewards set benefit = $2, state = $3, vests_at = $4, changed_at = $5, months_left = $6, amount = $7, reversed = $8,
-			currency = $9, grants = $10, next_try = $11, attempts = $12, call = $13, version = version + 1
+			currency = $9, grants = $10, next_try = $11, attempts = $12, call = $13, corrected = $14, version = version + 1
 		where id = $1`,
-		r.ID, benefit, string(r.State), nullable(r.VestsAt), r.ChangedAt, r.MonthsLeft, r.Amount, r.Reversed, r.Currency, grants, nullable(r.NextTry), r.Attempts, call)
+		r.ID, benefit, string(r.State), nullable(r.VestsAt), r.ChangedAt, r.MonthsLeft, r.Amount, r.Reversed, r.Currency, grants, nullable(r.NextTry), r.Attempts, call, r.Corrected)
 	if err != nil {
 		return fmt.Errorf("referralpg: reward: %w", err)
 	}

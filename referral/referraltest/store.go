@@ -374,7 +374,7 @@ func TestStore(t *testing.T, newStore func(t *testing.T) referral.Store) {
 		must(t, err)
 		rw, err := s.Reward(ctx, r.ID, referral.Referrer)
 		must(t, err)
-		rw.State, rw.MonthsLeft, rw.Amount, rw.Reversed, rw.Currency, rw.Attempts = referral.RewardGranted, 0, 999, 9, "USD", 2
+		rw.State, rw.MonthsLeft, rw.Amount, rw.Reversed, rw.Currency, rw.Attempts, rw.Corrected = referral.RewardGranted, 0, 999, 9, "USD", 2, 3
 		rw.VestsAt, rw.NextTry, rw.ChangedAt = start, start.Add(time.Hour), start.Add(time.Minute)
 		rw.Call = &referral.Call{ID: "c", Invoice: "in_1", Amount: 5, Less: 2}
 		rw.Grants = []referral.Grant{{ID: "g", Ref: "co_1", Invoice: "in_1", Amount: 999, Currency: "USD", At: start}}

@@ -62,6 +62,7 @@ create table referral_rewards (
     currency    text not null default '',
     grants      json not null default '[]',
     call        json,
+    corrected   bigint not null default 0,
     next_try    timestamptz,
     attempts    int not null default 0,
     version     bigint not null default 1,
