@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/kolekt/commerce/internal/pgtx"
 	"github.com/kolekt/commerce/referral"
 )
 
@@ -67,7 +68,7 @@ func (s *Store) Redemptions(ctx context.Context, f referral.RedemptionFilter) ([
 		where ($1 = '' or campaign = $1) and ($2 = '' or referrer = $2) and ($3 = '' or state = $3)
 			and ($4::timestamptz is null or closes_at < $4)
 		order by created_at desc, id desc limit $5`,
-		f.Campaign, f.Referrer, string(f.State), nullable(f.ClosesBefore), orDefault(f.Limit))
+		f.Campaign, f.Referrer, string(f.State), pgtx.Null(f.ClosesBefore), orDefault(f.Limit))
 }
 
 func orDefault(limit int) int {
@@ -91,7 +92,7 @@ func (s *Store) MoveRedemption(ctx context.Context, r referral.Redemption, moves
 	if reasons == nil {
 		reasons = []string{}
 	}
-	return s.inTx(ctx, func(tx pgx.Tx) error {
+	return pgtx.Do(ctx, s.db, "referralpg", func(tx pgx.Tx) error {
 		var old, campaign, referrer string
 		var version int64
 		err := tx.QueryRow(ctx, `select state, campaign, referrer, version from referral_redemptions where id = $1 for update`, r.ID).
@@ -168,7 +169,7 @@ func moveReward(ctx context.Context, tx pgx.Tx, r referral.Redemption, m referra
 		update referral_rewards set state = $4, changed_at = $5, vests_at = coalesce($6, vests_at), benefit = coalesce($7::json, benefit),
 			months_left = coalesce($8, months_left), currency = coalesce($9, currency), version = version + 1
 		where redemption = $1 and side = $2 and state = any ($3)`,
-		r.ID, string(m.Side), text(m.From), string(m.To), r.ChangedAt, nullable(m.VestsAt), benefit, months, currency)
+		r.ID, string(m.Side), text(m.From), string(m.To), r.ChangedAt, pgtx.Null(m.VestsAt), benefit, months, currency)
 	if err != nil {
 		return fmt.Errorf("referralpg: move: %w", err)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/kolekt/commerce/internal/pgmigrate"
+	"github.com/kolekt/commerce/internal/pgtx"
 	"github.com/kolekt/commerce/referral"
 )
 
@@ -75,20 +76,6 @@ func New(db DB) *Store {
 	return s
 }
 
-func nullable(t time.Time) *time.Time {
-	if t.IsZero() {
-		return nil
-	}
-	return &t
-}
-
-func utc(t *time.Time) time.Time {
-	if t == nil {
-		return time.Time{}
-	}
-	return t.UTC()
-}
-
 // violated returns the constraint that a statement violated, or "".
 func violated(err error) string {
 	var pgErr *pgconn.PgError
@@ -96,21 +83,6 @@ func violated(err error) string {
 		return pgErr.ConstraintName
 	}
 	return ""
-}
-
-func (s *Store) inTx(ctx context.Context, do func(tx pgx.Tx) error) error {
-	tx, err := s.db.Begin(ctx)
-	if err != nil {
-		return fmt.Errorf("referralpg: %w", err)
-	}
-	if err := do(tx); err != nil {
-		_ = tx.Rollback(context.WithoutCancel(ctx))
-		return err
-	}
-	if err := tx.Commit(ctx); err != nil {
-		return fmt.Errorf("referralpg: %w", err)
-	}
-	return nil
 }
 
 const codeColumns = `code, campaign, account, active, uses, max_uses, created_at, expires_at`
@@ -125,7 +97,7 @@ func scanCode(row pgx.Row) (referral.Code, error) {
 	if err != nil {
 		return c, fmt.Errorf("referralpg: code: %w", err)
 	}
-	c.CreatedAt, c.ExpiresAt = c.CreatedAt.UTC(), utc(expires)
+	c.CreatedAt, c.ExpiresAt = c.CreatedAt.UTC(), pgtx.Instant(expires)
 	return c, nil
 }
 
@@ -138,7 +110,7 @@ const insertCode = `
 // CreateCode implements referral.Store.
 func (s *Store) CreateCode(ctx context.Context, c referral.Code) (referral.Code, error) {
 	for {
-		stored, err := scanCode(s.db.QueryRow(ctx, insertCode, c.Text, c.Campaign, c.Account, c.MaxUses, c.CreatedAt, nullable(c.ExpiresAt)))
+		stored, err := scanCode(s.db.QueryRow(ctx, insertCode, c.Text, c.Campaign, c.Account, c.MaxUses, c.CreatedAt, pgtx.Null(c.ExpiresAt)))
 		if !errors.Is(err, referral.ErrUnknownCode) {
 			return stored, err
 		}
@@ -159,7 +131,7 @@ func (s *Store) CreateCode(ctx context.Context, c referral.Code) (referral.Code,
 // RotateCode implements referral.Store.
 func (s *Store) RotateCode(ctx context.Context, c referral.Code) (referral.Code, error) {
 	var stored referral.Code
-	err := s.inTx(ctx, func(tx pgx.Tx) error {
+	err := pgtx.Do(ctx, s.db, "referralpg", func(tx pgx.Tx) error {
 		// Two rotations of one account at once wait for each other here.
 		if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock(hashtextextended($1, 0))`, "referral code "+c.Campaign+" "+c.Account); err != nil {
 			return fmt.Errorf("referralpg: rotate: %w", err)
@@ -168,7 +140,7 @@ func (s *Store) RotateCode(ctx context.Context, c referral.Code) (referral.Code,
 			return fmt.Errorf("referralpg: rotate: %w", err)
 		}
 		var err error
-		stored, err = scanCode(tx.QueryRow(ctx, insertCode, c.Text, c.Campaign, c.Account, c.MaxUses, c.CreatedAt, nullable(c.ExpiresAt)))
+		stored, err = scanCode(tx.QueryRow(ctx, insertCode, c.Text, c.Campaign, c.Account, c.MaxUses, c.CreatedAt, pgtx.Null(c.ExpiresAt)))
 		if errors.Is(err, referral.ErrUnknownCode) {
 			return referral.ErrCodeTaken
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/kolekt/commerce/internal/pgtx"
 	"github.com/kolekt/commerce/referral"
 )
 
@@ -25,7 +26,7 @@ func scanReward(row pgx.CollectableRow) (referral.Reward, error) {
 	if err != nil {
 		return r, err
 	}
-	r.VestsAt, r.NextTry, r.CreatedAt, r.ChangedAt = utc(vests), utc(next), r.CreatedAt.UTC(), r.ChangedAt.UTC()
+	r.VestsAt, r.NextTry, r.CreatedAt, r.ChangedAt = pgtx.Instant(vests), pgtx.Instant(next), r.CreatedAt.UTC(), r.ChangedAt.UTC()
 	if err := json.Unmarshal(benefit, &r.Benefit); err != nil {
 		return r, err
 	}
@@ -108,7 +109,7 @@ func (s *Store) DueRewards(ctx context.Context, now time.Time, limit int) ([]ref
 
 // SaveReward implements referral.Store.
 func (s *Store) SaveReward(ctx context.Context, r referral.Reward, entries ...referral.Entry) error {
-	return s.inTx(ctx, func(tx pgx.Tx) error {
+	return pgtx.Do(ctx, s.db, "referralpg", func(tx pgx.Tx) error {
 		old, err := stored(ctx, tx, r)
 		if err != nil {
 			return err
@@ -156,7 +157,7 @@ func (s *Store) SaveReward(ctx context.Context, r referral.Reward, entries ...re
 func (s *Store) Begin(ctx context.Context, r referral.Reward, most int64) (referral.Reward, error) {
 	call := *r.Call
 	r.Call = &call
-	err := s.inTx(ctx, func(tx pgx.Tx) error {
+	err := pgtx.Do(ctx, s.db, "referralpg", func(tx pgx.Tx) error {
 		old, err := stored(ctx, tx, r)
 		if err == nil && old.Call != nil {
 			err = referral.ErrConflict
@@ -238,7 +239,7 @@ func update(ctx context.Context, tx pgx.Tx, r referral.Reward) error {
 		update referral_rewards set benefit = $2, state = $3, vests_at = $4, changed_at = $5, months_left = $6, amount = $7, reversed = $8,
 			currency = $9, grants = $10, next_try = $11, attempts = $12, call = $13, corrected = $14, version = version + 1
 		where id = $1`,
-		r.ID, benefit, string(r.State), nullable(r.VestsAt), r.ChangedAt, r.MonthsLeft, r.Amount, r.Reversed, r.Currency, grants, nullable(r.NextTry), r.Attempts, call, r.Corrected)
+		r.ID, benefit, string(r.State), pgtx.Null(r.VestsAt), r.ChangedAt, r.MonthsLeft, r.Amount, r.Reversed, r.Currency, grants, pgtx.Null(r.NextTry), r.Attempts, call, r.Corrected)
 	if err != nil {
 		return fmt.Errorf("referralpg: reward: %w", err)
 	}

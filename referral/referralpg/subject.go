@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/kolekt/commerce/internal/pgtx"
 	"github.com/kolekt/commerce/referral"
 )
 
@@ -25,7 +26,7 @@ func (s *Store) PutSignals(ctx context.Context, account string, signals []referr
 // detached once adds to the same pseudonym.
 func (s *Store) Detach(ctx context.Context, account, pseudonym string) (map[string]int64, error) {
 	counts := map[string]int64{}
-	err := s.inTx(ctx, func(tx pgx.Tx) error {
+	err := pgtx.Do(ctx, s.db, "referralpg", func(tx pgx.Tx) error {
 		var redemptions []string
 		rows, err := tx.Query(ctx, `select id from referral_redemptions where (referrer = $1 or referee = $1) and rewards is not null order by id`, account)
 		if err == nil {
