@@ -115,7 +115,7 @@ func (h holders) sources(now func() time.Time) []gdpr.Source {
 	first = append(first, gdpr.Adapt(gdpr.Descriptor{
 		Name: "referral", Categories: []string{"contact's fingerprints"}, Purpose: "to reward who invites friends", Basis: gdpr.Contract,
 		Retention: "fingerprints for two years, so that nobody is invited twice", Allow: own,
-		Tables: []string{"referral_codes", "referral_redemptions", "referral_rewards", "referral_ledger", "referral_owner_signals", "referral_caps"},
+		Tables: []string{"referral_codes", "referral_redemptions", "referral_rewards", "referral_ledger", "referral_owner_signals", "referral_caps", "referral_carries", "referral_standings"},
 	}, h.referral, nil, now))
 	login := gdpr.Descriptor{
 		Name: "users", Categories: []string{"contact", "login"}, Purpose: "to let the person in", Basis: gdpr.Contract, Retention: account, Portable: true, Tables: []string{"users", "sessions"}, Allow: own,
