@@ -2,8 +2,6 @@ package usagepg
 
 import (
 	"cmp"
-	"encoding/json"
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -161,11 +159,7 @@ func eventColumns(entries []usage.Entry, counted func(usage.Entry) bool) ([]any,
 			ids[i] = &entries[i].ID
 		}
 		if len(e.Properties) > 0 {
-			text, err := json.Marshal(e.Properties)
-			if err != nil {
-				return nil, &usage.EventError{Index: i, ID: e.ID, Err: fmt.Errorf("%w: %w", usage.ErrInvalid, err)}
-			}
-			object := string(text)
+			object := string(e.Properties.AppendJSON(nil))
 			props[i] = &object
 		}
 	}

@@ -300,9 +300,7 @@ func (s *Store) Events(ctx context.Context, page usage.EventPage, n int) ([]usag
 		if props == nil {
 			return e, nil
 		}
-		dec := json.NewDecoder(strings.NewReader(*props))
-		dec.UseNumber()
-		return e, dec.Decode(&e.Properties)
+		return e, json.Unmarshal([]byte(*props), &e.Properties)
 	})
 	return out, kindOf(err)
 }

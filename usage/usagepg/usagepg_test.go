@@ -121,7 +121,7 @@ func TestAuditFindsDamage(t *testing.T) {
 			Quota:  func(context.Context, string, string) (usage.Quota, error) { return usage.Calendar(10), nil },
 		})
 		require.NoError(t, err)
-		require.NoError(t, svc.Record(ctx, usage.Event{Account: "a", Meter: "m", Properties: map[string]any{"tone": "dry"}}))
+		require.NoError(t, svc.Record(ctx, usage.Event{Account: "a", Meter: "m", Properties: usage.Properties{usage.String("tone", "dry")}}))
 		audit, err := svc.Audit(ctx)
 		require.NoError(t, err)
 		require.Empty(t, audit.Differences)

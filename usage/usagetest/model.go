@@ -155,8 +155,8 @@ func randomSelection(r *rand.Rand) usage.Selection {
 // scan is the plainest possible Aggregate.
 func scan(history []usage.Entry, sel usage.Selection) []usage.Point {
 	texts := func(e usage.Entry, name string) (string, bool) {
-		v, ok := e.Properties[name]
-		return fmt.Sprint(v), ok
+		v, ok := e.Properties.Get(name)
+		return fmt.Sprint(v.Value()), ok
 	}
 	points := []usage.Point{}
 	for span := range len(sel.Bounds) - 1 {
@@ -182,11 +182,11 @@ func scan(history []usage.Entry, sel usage.Selection) []usage.Point {
 			}
 			value := e.Value
 			if sel.Figure != "" {
-				v, ok := e.Properties[sel.Figure].(json.Number)
-				if !ok {
+				v, ok := e.Properties.Get(sel.Figure)
+				if !ok || !v.IsNumber() {
 					continue
 				}
-				f, err := v.Float64()
+				f, err := v.Value().(json.Number).Float64()
 				if err != nil {
 					panic(err)
 				}

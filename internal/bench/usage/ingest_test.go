@@ -36,7 +36,7 @@ func key(at time.Time) (k [16]byte) {
 
 const someProps = `{"model": "gpt", "region": "eu-west", "cached": false}`
 
-func batchOf(w, i, accounts int, props map[string]any, charge usage.Charge) []usage.Entry {
+func batchOf(w, i, accounts int, props usage.Properties, charge usage.Charge) []usage.Entry {
 	out := make([]usage.Entry, batchSize)
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	for j := range out {
@@ -57,7 +57,7 @@ func BenchmarkIngest(b *testing.B) {
 	pool := durable(b, 8)
 	exec(b, pool, bareTable)
 	store := usagepg.New(pool)
-	props := map[string]any{"model": "gpt", "region": "eu-west", "cached": false}
+	props := usage.Properties{usage.Bool("cached", false), usage.String("model", "gpt"), usage.String("region", "eu-west")}
 	now := time.Now()
 	month := time.Date(now.Year(), now.Month(), 1, 0, 0, 0, 0, time.UTC)
 	charge := usage.Charge{
