@@ -159,6 +159,13 @@ func (p *Property) scaled(scale int) (int64, error) {
 	return n, nil
 }
 
+// Units returns a number as whole units of 10^-scale, halves rounded away from
+// zero. It is false for what is no number, or beyond ±2^53 units.
+func (p Property) Units(scale int) (int64, bool) {
+	n, err := p.scaled(scale)
+	return n, err == nil
+}
+
 // decimalNumber is 0.d1d2d3… times 10^point, without zeros at either end.
 type decimalNumber struct {
 	negative bool
