@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/kolekt/commerce/usage"
@@ -74,7 +75,7 @@ const (
 //
 // Numbers are uvarints, texts have their length before them, keys are
 // big-endian.
-func encodeBlock(events []packed) ([]byte, error) {
+func (z *blockEncoder) encode(events []packed) ([]byte, error) {
 	if len(events) == 0 || len(events) > maxBlock {
 		return nil, fmt.Errorf("usagepg: a block of %d events", len(events))
 	}
@@ -119,7 +120,15 @@ func encodeBlock(events []packed) ([]byte, error) {
 		}
 	}
 	buf = appendDictionary(buf, events)
-	return deflated(buf)
+	if !ids && len(buf) < 4*minDeflated && !withProperties(events) {
+		// Random keys and scattered times hardly get any shorter.
+		return append([]byte{0}, buf...), nil
+	}
+	return z.deflated(buf)
+}
+
+func withProperties(events []packed) bool {
+	return slices.ContainsFunc(events, func(e packed) bool { return e.props != "" })
 }
 
 func flag(is bool) byte {
@@ -168,22 +177,37 @@ func appendDictionary(buf []byte, events []packed) []byte {
 	return buf
 }
 
+// blockEncoder encodes blocks, one after the other: what DEFLATE needs is large.
+type blockEncoder struct {
+	w   *flate.Writer
+	out bytes.Buffer
+}
+
+// minDeflated is from how many bytes on it may be worth the while to compress.
+const minDeflated = 64
+
 // deflated compresses a block where that makes it shorter.
-func deflated(plain []byte) ([]byte, error) {
-	var out bytes.Buffer
-	out.WriteByte(1)
-	w, err := flate.NewWriter(&out, flate.DefaultCompression)
-	if err != nil {
+func (z *blockEncoder) deflated(plain []byte) ([]byte, error) {
+	if len(plain) < minDeflated {
+		return append([]byte{0}, plain...), nil
+	}
+	z.out.Reset()
+	if z.w == nil {
+		var err error
+		if z.w, err = flate.NewWriter(&z.out, flate.DefaultCompression); err != nil {
+			return nil, err
+		}
+	} else {
+		z.w.Reset(&z.out)
+	}
+	if _, err := z.w.Write(plain); err != nil {
 		return nil, err
 	}
-	if _, err := w.Write(plain); err != nil {
+	if err := z.w.Close(); err != nil {
 		return nil, err
 	}
-	if err := w.Close(); err != nil {
-		return nil, err
-	}
-	if out.Len() <= len(plain) {
-		return out.Bytes(), nil
+	if z.out.Len() < len(plain) {
+		return append([]byte{1}, z.out.Bytes()...), nil
 	}
 	return append([]byte{0}, plain...), nil
 }

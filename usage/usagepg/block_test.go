@@ -32,7 +32,7 @@ func randomBlock(t *rapid.T) []packed {
 func TestABlockReadsBackAsItWas(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		events := randomBlock(t)
-		data, err := encodeBlock(events)
+		data, err := new(blockEncoder).encode(events)
 		require.NoError(t, err)
 		got, err := decodeBlock(events[0].at, data)
 		require.NoError(t, err)
@@ -48,11 +48,11 @@ func TestABlockReadsBackAsItWas(t *testing.T) {
 }
 
 func TestABlockIsBounded(t *testing.T) {
-	_, err := encodeBlock(nil)
+	_, err := new(blockEncoder).encode(nil)
 	require.Error(t, err)
-	_, err = encodeBlock(make([]packed, maxBlock+1))
+	_, err = new(blockEncoder).encode(make([]packed, maxBlock+1))
 	require.Error(t, err)
-	_, err = encodeBlock([]packed{{at: time.Unix(1, 0)}, {at: time.Unix(0, 0)}})
+	_, err = new(blockEncoder).encode([]packed{{at: time.Unix(1, 0)}, {at: time.Unix(0, 0)}})
 	require.Error(t, err, "out of order")
 }
 
@@ -64,7 +64,7 @@ func FuzzBlock(f *testing.F) {
 		{{at: at, key: 1, value: -5}},
 		{{at: at, id: "a", props: `{"x": 1}`, charged: true}, {at: at.Add(time.Millisecond), id: "b", value: 7}},
 	} {
-		data, err := encodeBlock(events)
+		data, err := new(blockEncoder).encode(events)
 		require.NoError(f, err)
 		f.Add(data)
 	}
@@ -73,7 +73,7 @@ func FuzzBlock(f *testing.F) {
 		if err != nil {
 			return
 		}
-		again, err := encodeBlock(events)
+		again, err := new(blockEncoder).encode(events)
 		require.NoError(t, err)
 		back, err := decodeBlock(events[0].at, again)
 		require.NoError(t, err)

@@ -61,7 +61,6 @@ type eventPosition struct {
 	account, meter string
 	at             time.Time
 	key            int64
-	begun          bool
 }
 
 // The rows that are taken are the ones that the transaction deletes. Those
@@ -69,8 +68,8 @@ type eventPosition struct {
 const takeEvents = `
 with gone as (
 	delete from %[1]s where ctid = any (array(
-		select ctid from %[1]s where not $1 or (account, meter, ts, key) > ($2, $3, $4, $5)
-		order by account, meter, ts, key limit $6
+		select ctid from %[1]s where (account, meter, ts, key) > ($1, $2, $3, $4)
+		order by account, meter, ts, key limit $5
 		for update skip locked
 	))
 	returning account, meter, ts, key, value, flags, id, props
@@ -99,10 +98,15 @@ func (s *Store) packSome(ctx context.Context, p monthPartition, after *eventPosi
 		if err := tx.QueryRow(ctx, "select pg_try_advisory_xact_lock(hashtext('usage_pack'))").Scan(&mine); err != nil || !mine {
 			return err
 		}
+		// All goes by keys. What the statistics say of a table that is being
+		// filled or emptied would mislead the planner.
+		if _, err := tx.Exec(ctx, "set local enable_seqscan = off; set local enable_hashjoin = off; set local enable_mergejoin = off"); err != nil {
+			return err
+		}
 		series := map[seriesKey][]packed{}
 		var order []seriesKey
 		rows, err := tx.Query(ctx, fmt.Sprintf(takeEvents, pgx.Identifier{p.name}.Sanitize()),
-			next.begun, next.account, next.meter, next.at, next.key, packBatch)
+			next.account, next.meter, next.at, next.key, packBatch)
 		if err != nil {
 			return err
 		}
@@ -116,7 +120,7 @@ func (s *Store) packSome(ctx context.Context, p monthPartition, after *eventPosi
 				order = append(order, k)
 			}
 			series[k] = append(series[k], e)
-			next = eventPosition{k.account, k.meter, e.at, e.key, true}
+			next = eventPosition{k.account, k.meter, e.at, e.key}
 			n++
 			return nil
 		})
@@ -170,6 +174,7 @@ func rewrite(ctx context.Context, tx pgx.Tx, month time.Time, order []seriesKey,
 
 // blockColumns are the arguments of insertBlocks.
 type blockColumns struct {
+	encoder          blockEncoder
 	accounts, meters []string
 	ts, until        []time.Time
 	keys             []int64
@@ -178,7 +183,7 @@ type blockColumns struct {
 }
 
 func (b *blockColumns) add(k seriesKey, events []packed) error {
-	data, err := encodeBlock(events)
+	data, err := b.encoder.encode(events)
 	if err != nil {
 		return err
 	}

@@ -19,11 +19,13 @@ import (
 const accounts = 50_000
 
 // hot is a store that packs nothing.
-func hot(pool *pgxpool.Pool) *usagepg.Store { return usagepg.NewWith(pool, usagepg.Config{PackAfter: -1}) }
+func hot(pool *pgxpool.Pool) *usagepg.Store {
+	return usagepg.NewWith(pool, usagepg.Config{PackAfter: -1})
+}
 
 // fill writes n events of 90 days and what the store would have folded from
 // them, with a few accounts having most of the events.
-func fill(b *testing.B, pool *pgxpool.Pool, n int, now time.Time) {
+func fill(b *testing.B, pool *pgxpool.Pool, n, accounts int, now time.Time) {
 	b.Helper()
 	ctx := context.Background()
 	if err := hot(pool).Maintain(ctx, now.AddDate(0, -3, 0)); err != nil {
@@ -65,7 +67,7 @@ func BenchmarkQueries(b *testing.B) {
 	var before map[string]time.Duration
 	for _, n := range []int{100_000, large} {
 		pool := durable(b, 8)
-		fill(b, pool, n, now)
+		fill(b, pool, n, accounts, now)
 		svc, err := usage.New(usagepg.New(pool), usage.Config{
 			Meters: []usage.Meter{{Name: "kolekts", Aggregation: usage.Sum}, {Name: "tokens", Aggregation: usage.Sum}, {Name: "bytes", Aggregation: usage.Sum}},
 			Now:    func() time.Time { return now },
@@ -142,13 +144,25 @@ from pg_class c where relkind = 'r'`).Scan(&events, &days)
 			b.Fatal(err)
 		}
 		fmt.Fprintf(os.Stdout, "bytes for each event: %d with their index, %d of days\n", events/int64(n), days/int64(n))
-		packed(b, pool, now)
 		at := time.Now()
 		if err := usagepg.NewWith(pool, usagepg.Config{Retention: 35 * 24 * time.Hour}).Maintain(ctx, now); err != nil {
 			b.Fatal(err)
 		}
 		fmt.Fprintf(os.Stdout, "dropping all but the last months took %v\n", time.Since(at).Round(time.Millisecond))
 	}
+}
+
+// A month that is over, packed: as many events for each account as there are
+// in 10 million of 50,000. 10 million with COMMERCE_PROVE=1.
+func BenchmarkPack(b *testing.B) {
+	n := 1_000_000
+	if os.Getenv("COMMERCE_PROVE") == "1" {
+		n = 10_000_000
+	}
+	now := time.Now().UTC().Truncate(24 * time.Hour).Add(12 * time.Hour)
+	pool := durable(b, 8)
+	fill(b, pool, n, n/200, now)
+	packed(b, pool, now)
 }
 
 // packed packs all months but the last and prints what that makes of them.
