@@ -192,6 +192,9 @@ func (s *Store) append(w *work, now time.Time, entries []usage.Entry, out []usag
 	var notices []usage.Notice
 	charges.queue(b, now, &notices)
 	rolled.queue(b)
+	if len(charges) == 0 {
+		return w.commit(b) // no threshold can have been crossed
+	}
 	if err := w.send(b); err != nil {
 		return err
 	}
