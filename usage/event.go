@@ -204,7 +204,7 @@ func (e *Entry) describe(m Meter) {
 		if ms, ok := m.measure(p.Name); ok {
 			n, _ := p.scaled(ms.Scale) // check has done it before
 			e.Figures = append(e.Figures, Figure{Name: p.Name, Value: n, Scale: ms.Scale})
-			*p = units(p.Name, n, ms.Scale)
+			*p = unitsOf(p.Name, n, ms.Scale)
 		} else if p.kind == kindFloat || p.kind == kindDecimal {
 			*p = numberProperty(p.Name, p.Text())
 		}
@@ -220,8 +220,8 @@ func (e *Entry) describe(m Meter) {
 	e.Hash = int64(h)
 }
 
-// units returns n units of 10^-scale as a property.
-func units(name string, n int64, scale int) Property {
+// unitsOf returns n units of 10^-scale as a property.
+func unitsOf(name string, n int64, scale int) Property {
 	if scale == 0 {
 		return Int(name, n)
 	}

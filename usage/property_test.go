@@ -34,8 +34,7 @@ func TestNumbersAreExact(t *testing.T) {
 		if fits := exact.IsInt64() && exact.Int64() <= MaxValue && exact.Int64() >= -MaxValue; fits {
 			require.True(t, ok, text)
 			require.Equal(t, exact.Int64(), units, "%s at scale %d", text, scale)
-			back := unitsProperty(units, scale)
-			again, ok := back.Units(scale)
+			again, ok := unitsOf("n", units, scale).Units(scale)
 			require.True(t, ok)
 			require.Equal(t, units, again)
 		} else {
@@ -43,8 +42,6 @@ func TestNumbersAreExact(t *testing.T) {
 		}
 	})
 }
-
-func unitsProperty(n int64, scale int) Property { return units("n", n, scale) }
 
 func TestFloatsReadBack(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -57,11 +54,10 @@ func TestFloatsReadBack(t *testing.T) {
 		back, err := json.Number(p.Text()).Float64()
 		require.NoError(t, err)
 		require.InDelta(t, f, back, 0)
-		require.NoError(t, numberProperty(p.Name, p.Text()).checked())
+		plain := numberProperty(p.Name, p.Text())
+		require.NoError(t, plain.check())
 	})
 }
-
-func (p Property) checked() error { return p.check() }
 
 func TestPropertiesAsJSON(t *testing.T) {
 	props := Properties{String("s", "é\"\x01<"), Bool("b", true), Int("i", -7), Float("f", 0.5), Decimal("d", "1.50")}
