@@ -588,7 +588,7 @@ func TestAPersonIsExportedWholeAndErasedEverywhere(t *testing.T) {
 	zoe.do("POST", "/api/v1/gdpr/consents", m{"purpose": "tips", "granted": true, "method": "form " + c["consent"], "locale": "de"}, 201)
 	meters, err := usage.New(usagepg.New(s.pool), usage.Config{Meters: []usage.Meter{{Name: "imports"}}})
 	require.NoError(t, err)
-	require.NoError(t, meters.Record(ctx, usage.Event{ID: c["usage event"], Account: account, Meter: "imports", Properties: m{"document": c["usage property"]}}))
+	require.NoError(t, meters.Record(ctx, usage.Event{ID: c["usage event"], Account: account, Meter: "imports", Properties: usage.Properties{usage.String("document", c["usage property"])}}))
 	forgot, err := zoe.http.PostForm(s.origin+"/forgot", url.Values{"email": {c["email"]}})
 	require.NoError(t, err)
 	require.NoError(t, forgot.Body.Close())
