@@ -227,6 +227,8 @@ func callEverything(t *testing.T, g *billingstripe.Gateway) {
 	require.NoError(t, err)
 	_, _, err = g.Events(ctx, time.Now().Add(-24*time.Hour), "evt_1")
 	require.NoError(t, err)
+	_, err = g.EraseCustomer(ctx, customer.ID)
+	require.NoError(t, err)
 }
 
 // applyEverything changes a catalogue that the mock, which keeps nothing, is

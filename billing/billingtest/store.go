@@ -47,6 +47,7 @@ func TestStore(t *testing.T, newStore func(t *testing.T) billing.Store) {
 		{"DetachReplacesAnAccountByAnother", detach},
 		{"ScrubLeavesIDs", scrub},
 		{"AClaimIsTheFirstOnesForGood", claims},
+		{"RemoveDeletesOneVersion", remove},
 		{"ACursorNeverGoesBack", cursor},
 		{"AnEndedContextWritesNothing", endedContext},
 	} {
@@ -549,6 +550,32 @@ func detach(t *testing.T, s billing.Store) {
 	require.NoError(t, err)
 	require.Equal(t, "erased_1", owner)
 	require.NoError(t, s.Save(ctx, billing.Change{Account: billing.Account{ID: "alice", CustomerID: "cus_2"}}), "the ID can be used anew")
+}
+
+// remove is for stores that have billing.Remover.
+func remove(t *testing.T, s billing.Store) {
+	r, ok := s.(billing.Remover)
+	if !ok {
+		t.Skip("the store has no billing.Remover")
+	}
+	ctx := t.Context()
+	require.NoError(t, r.Remove(ctx, "nobody", 1))
+	require.NoError(t, s.Save(ctx, billing.Change{Account: sample("erased_1", "cus_1")}))
+	require.NoError(t, s.Save(ctx, billing.Change{Account: sample("bob", "cus_2")}))
+	require.ErrorIs(t, r.Remove(ctx, "erased_1", 2), billing.ErrConflict)
+	require.NoError(t, r.Remove(ctx, "erased_1", 1))
+	require.NoError(t, r.Remove(ctx, "erased_1", 1), "again")
+	a, err := s.Account(ctx, "erased_1")
+	require.NoError(t, err)
+	require.Zero(t, a.Version)
+	_, err = s.AccountOf(ctx, "cus_1")
+	require.ErrorIs(t, err, billing.ErrNotFound)
+	bob, err := s.Account(ctx, "bob")
+	require.NoError(t, err)
+	require.EqualValues(t, 1, bob.Version)
+	done, cancel := context.WithCancel(ctx)
+	cancel()
+	require.Error(t, r.Remove(done, "bob", 1))
 }
 
 func scrub(t *testing.T, s billing.Store) {

@@ -207,7 +207,11 @@ func (s *Simulator) updateSubscription(c *call) (any, error) {
 		return nil, err
 	}
 	if sub.ended() {
-		return nil, badRequest("resource_missing", "id", "No such subscription: '%s'. A canceled subscription can only update its cancellation_details and metadata.", sub.id)
+		if slices.ContainsFunc(f.keys, func(key string) bool { return key != "metadata" && key != "expand" }) {
+			return nil, badRequest("resource_missing", "id", "No such subscription: '%s'. A canceled subscription can only update its cancellation_details and metadata.", sub.id)
+		}
+		s.change("customer.subscription.updated", sub, func() { sub.metadata = f.merge("metadata", sub.metadata) })
+		return sub, nil
 	}
 	if sub.status == "incomplete" && (f.has("items") || f.has("trial_end")) {
 		return nil, badRequest("", "items", "You cannot update a subscription in `incomplete` status in any way that would create a new invoice.")

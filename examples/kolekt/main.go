@@ -127,7 +127,7 @@ func serve(ctx context.Context, cfg Config, out io.Writer) error {
 	post.Refer = func(ctx context.Context, n billing.Notice) error { return refer(ctx, referrals, n) }
 
 	refused := refusals.New(stores.Refusals, stripe.Now, log)
-	privacy, err := newPrivacy(cfg, stores, holders{people, stores.Kolekts, stores.Ledger, subscriptions, meters, keys, post, requests, referrals, stores.Refusals, stores.Audit}, stripe.Now, log)
+	privacy, err := newPrivacy(cfg, stores, holders{people, stores.Kolekts, stores.Ledger, subscriptions, meters, keys, post, requests, logins, referrals, stores}, stripe.Now, log)
 	if err != nil {
 		return err
 	}
