@@ -53,3 +53,22 @@ func (n Notice) Record() map[string]any {
 		"percent": n.Percent, "used": n.Used, "limit": n.Limit, "at": n.At,
 	}
 }
+
+// Record returns a lot of a grant as fields of built-in types, for an export.
+func (l Lot) Record() map[string]any {
+	return map[string]any{
+		"meter": l.Meter, "key": l.Key, "seq": l.Seq, "amount": l.Amount, "priority": l.Priority, "from": l.Start, "to": l.End,
+		"every": string(l.Every), "rollover": l.Rollover, "note": l.Note, "granted_at": l.GrantedAt, "revoked_at": l.RevokedAt,
+		"issued": l.Issued, "carried": l.Carried, "burned": l.Burned, "held": l.Held, "expired": l.Expired,
+		"voided": l.Voided, "rolled": l.Rolled, "remaining": l.Remaining(),
+	}
+}
+
+// Record returns an entry of the ledger of grants as fields of built-in types,
+// for an export.
+func (e GrantEntry) Record() map[string]any {
+	return map[string]any{
+		"meter": e.Meter, "key": e.Key, "seq": e.Seq, "at": e.At, "move": e.Move.String(), "units": e.Units,
+		"period": e.Period, "step": e.Step,
+	}
+}

@@ -182,6 +182,9 @@ func (s *Store) append(w *work, now time.Time, entries []usage.Entry, out []usag
 		return err
 	}
 	b = &pgx.Batch{}
+	if err := charges.settle(w, b, now, &notices); err != nil {
+		return err
+	}
 	queueNotices(b, notices)
 	return w.commit(b)
 }

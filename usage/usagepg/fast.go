@@ -12,13 +12,16 @@ import (
 )
 
 // consumeAll takes the units of several steps on one counter, or none: no row
-// comes back where the counter is new, where they don't all fit, or where they
-// cross a threshold. It is one statement, and so one round trip and one flush.
+// comes back where the counter is new, where they don't all fit, where they
+// cross a threshold, or where there are grants. It is one statement, and so one
+// round trip and one flush.
 const consumeAll = `
 update usage_counters c set used = c.used + $4, bare = c.bare + $4, lim = $5
 where c.account = $1 and c.meter = $2 and c.period_from = $3
 	and ($6::bigint < 0 or c.used + c.held + $4 <= $6)
 	and not exists (select from unnest($7::bigint[]) t where c.used < t and t <= c.used + $4)
+	and c.drawn = 0 and c.drawn_held = 0
+	and not exists (select from usage_grants g where g.account = $1 and g.meter = $2 and not g.closed)
 returning c.used, c.held`
 
 // fast decides steps that are nothing but units of one counter, which most
@@ -61,7 +64,7 @@ func (s *Store) fast(ctx context.Context, steps []*step) (bool, error) {
 	// In the order in which they came.
 	c.Used -= total
 	for _, st := range steps {
-		out, err := c.Step(st.op, nil)
+		out, err := c.Step(st.op, nil, nil)
 		st.decision, st.err = out.Decision, err
 	}
 	return true, nil

@@ -307,7 +307,7 @@ func (s *Store) Events(ctx context.Context, page usage.EventPage, n int) ([]usag
 	return out, kindOf(err)
 }
 
-const counterColumns = `account, meter, period_from, period_to, used, held, bare, lim`
+const counterColumns = `account, meter, period_from, period_to, used, held, bare, lim, drawn, drawn_held`
 
 // Counter implements usage.QuotaStore.
 func (s *Store) Counter(ctx context.Context, account, meter string, p usage.Period) (usage.Counter, error) {

@@ -69,7 +69,44 @@ func (s *Store) ExportSubject(ctx context.Context, account string, emit func(str
 			return err
 		}
 	}
-	return nil
+	return s.exportGrants(ctx, account, emit)
+}
+
+const exportLots = `select ` + lotColumns + ` from usage_grants where account = $1 order by meter, key, seq`
+
+const exportEntries = `
+select ` + entryColumns + ` from usage_grant_entries where account = $1 order by meter, at, n offset $2 limit $3`
+
+func (s *Store) exportGrants(ctx context.Context, account string, emit func(string, map[string]any) error) error {
+	rows, err := s.db.Query(ctx, exportLots, account)
+	if err != nil {
+		return kindOf(err)
+	}
+	var lots []usage.Lot
+	err = eachLot(rows, func(l usage.Lot) { lots = append(lots, l) })
+	rows.Close()
+	if err != nil {
+		return kindOf(err)
+	}
+	for _, l := range lots {
+		if err := emit("grant", l.Record()); err != nil {
+			return err
+		}
+	}
+	for skip := 0; ; skip += sweepBatch {
+		entries, err := s.selectEntries(ctx, exportEntries, account, skip, sweepBatch)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if err := emit("grant_entry", e.Record()); err != nil {
+				return err
+			}
+		}
+		if len(entries) < sweepBatch {
+			return nil
+		}
+	}
 }
 
 // Events keep what the platform's totals are made of.
@@ -111,6 +148,7 @@ func (s *Store) EraseSubject(ctx context.Context, account string) (map[string]in
 		// record for the account meanwhile waits, and then begins anew.
 		for _, sql := range []string{
 			"select from usage_counters where account = $1 order by meter, period_from for update",
+			"select from usage_wallets where account = $1 order by meter for update",
 			"select from usage_days where account = $1 order by meter, figure, dim, day for update",
 		} {
 			if _, err := tx.Exec(ctx, sql, account); err != nil {
@@ -133,12 +171,20 @@ func (s *Store) EraseSubject(ctx context.Context, account string) (map[string]in
 		if _, err := tx.Exec(ctx, "delete from usage_keys where account = $1", account); err != nil {
 			return err
 		}
-		for record, table := range map[string]string{"counter": "usage_counters", "reservation": "usage_holds", "notice": "usage_notices"} {
+		if _, err := tx.Exec(ctx, "delete from usage_wallets where account = $1", account); err != nil {
+			return err
+		}
+		for record, table := range map[string]string{
+			"counter": "usage_counters", "reservation": "usage_holds", "notice": "usage_notices",
+			"grant": "usage_grants", "grant_entry": "usage_grant_entries",
+		} {
 			tag, err := tx.Exec(ctx, "delete from "+table+" where account = $1", account)
 			if err != nil {
 				return err
 			}
-			counts[record] = tag.RowsAffected()
+			if _, always := counts[record]; always || tag.RowsAffected() > 0 {
+				counts[record] = tag.RowsAffected()
+			}
 		}
 		return nil
 	})

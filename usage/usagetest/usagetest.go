@@ -43,6 +43,9 @@ func TestStore(t *testing.T, newStore func(t *testing.T) usage.Store) {
 	run("AuditFindsNothingToReport", auditClean)
 	run("ExportHasEverythingAndEraseLeavesNothing", exportErase)
 	run("MaintainKeepsWhatIsNeeded", maintain)
+	if _, ok := newStore(t).(usage.GrantStore); ok {
+		t.Run("Grants", func(t *testing.T) { TestGrants(t, newStore) })
+	}
 }
 
 type kit struct {
