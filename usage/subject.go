@@ -24,7 +24,7 @@ func (e Entry) Anonymous() Entry {
 		keep[name] = e.Properties[name]
 	}
 	e.Account, e.ID, e.Properties, e.Hash, e.Own = "", "", keep, 0, true
-	e.Charge = Charge{}
+	e.Charge, e.Report = Charge{}, false
 	_, _ = rand.Read(e.Key[:]) // never fails; the old key could be linked to the ID
 	return e
 }
@@ -70,5 +70,13 @@ func (e GrantEntry) Record() map[string]any {
 	return map[string]any{
 		"meter": e.Meter, "key": e.Key, "seq": e.Seq, "at": e.At, "move": e.Move.String(), "units": e.Units,
 		"period": e.Period, "step": e.Step,
+	}
+}
+
+// Record returns a report as fields of built-in types, for an export.
+func (r Report) Record() map[string]any {
+	return map[string]any{
+		"id": r.ID, "meter": r.Meter, "from": r.Hour.From, "to": r.Hour.To, "quantity": r.Quantity,
+		"state": r.State.String(), "reason": r.Reason, "cut_at": r.CutAt, "tries": r.Tries,
 	}
 }

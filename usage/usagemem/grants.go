@@ -283,7 +283,7 @@ type exported struct {
 	fields map[string]any
 }
 
-// exportMore returns the account's grants, in order.
+// exportMore returns the account's grants and reports, in order.
 func (a *account) exportMore() (out []exported) {
 	for _, meter := range slices.Sorted(maps.Keys(a.grants)) {
 		g := a.grants[meter]
@@ -293,6 +293,9 @@ func (a *account) exportMore() (out []exported) {
 		for _, e := range g.ledger {
 			out = append(out, exported{"grant_entry", e.Record()})
 		}
+	}
+	for _, r := range a.reports.all {
+		out = append(out, exported{"report", r.Record()})
 	}
 	return out
 }

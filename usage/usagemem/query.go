@@ -268,6 +268,7 @@ func (s *Store) Maintain(ctx context.Context, now time.Time) error {
 			}
 		}
 		a.retainGrants(horizon)
+		a.retainReports(horizon)
 		for id, x := range a.notices {
 			if x.done && x.At.Before(horizon) {
 				delete(a.notices, id)

@@ -37,6 +37,8 @@ type Store struct {
 	seed   maphash.Seed
 	events atomic.Int64
 	shards [shards]shard
+
+	claiming sync.Mutex // of reports
 }
 
 type shard struct {
@@ -51,6 +53,7 @@ type account struct {
 	holds    map[string]*usage.Hold
 	notices  map[string]*notice
 	grants   map[string]*grants // by meter
+	reports  reports
 }
 
 type counterKey struct {
@@ -216,6 +219,7 @@ func (a *account) append(e usage.Entry, now time.Time) usage.AppendOutcome {
 		return usage.Duplicate
 	}
 	l.add(e)
+	a.mark(e)
 	if !e.Charge.Period.IsZero() {
 		c := a.counter(e.Meter, e.Charge.Period)
 		w := a.walletFor(e, c)
@@ -281,6 +285,7 @@ func (a *account) apply(op usage.Op) (d usage.Decision, stored bool, err error) 
 		l := a.log(op.Meter)
 		if _, known := l.hashes[op.Entry.Key]; !known {
 			l.add(*op.Entry)
+			a.mark(*op.Entry)
 			stored = true
 		}
 	}

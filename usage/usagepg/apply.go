@@ -115,7 +115,9 @@ func (f *applying) run(steps []*step) error {
 	if len(f.entries) > 0 {
 		var keyed []usage.Entry
 		var rolled rollups
+		marked := marks{}
 		for _, e := range f.entries {
+			marked.add(e)
 			if !e.Own {
 				keyed = append(keyed, e)
 			}
@@ -131,6 +133,7 @@ func (f *applying) run(steps []*step) error {
 			return err
 		}
 		b.Queue(insertEvents, args...)
+		marked.queue(b)
 		rolled.queue(b)
 	}
 	queueNotices(b, f.notices)

@@ -10,10 +10,12 @@ import (
 	"github.com/kolekt/commerce/usage"
 )
 
-// charging is what the events of a batch add to counters.
+// charging is what the events of a batch add to counters, and the days of which
+// the payment provider is to be told.
 type charging struct {
 	charges map[counterKey]*charge
 	granted []counterKey // those whose account has or had grants of the meter
+	marks   marks
 }
 
 type charge struct {
@@ -22,6 +24,10 @@ type charge struct {
 }
 
 func (ch *charging) add(e usage.Entry) {
+	if ch.marks == nil {
+		ch.marks = marks{}
+	}
+	ch.marks.add(e)
 	if e.Charge.Period.IsZero() {
 		return
 	}
@@ -111,6 +117,7 @@ func (ch *charging) queue(b *pgx.Batch, now time.Time, notices *[]usage.Notice) 
 			return rows.Err()
 		})
 	}
+	ch.marks.queue(b)
 }
 
 const selectDrawn = `

@@ -2,6 +2,7 @@ package usagepg
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -46,6 +47,9 @@ func (s *Store) Maintain(ctx context.Context, now time.Time) error {
 		return err
 	}
 	if err := s.sweepGrants(ctx, horizon); err != nil {
+		return err
+	}
+	if err := errors.Join(s.sweep(ctx, sweepReports, horizon), s.sweep(ctx, sweepReportDays, horizon)); err != nil {
 		return err
 	}
 	return kindOf(s.dropMonths(ctx, horizon))

@@ -104,7 +104,7 @@ func (s *Store) exportGrants(ctx context.Context, account string, emit func(stri
 			}
 		}
 		if len(entries) < sweepBatch {
-			return nil
+			return s.exportReports(ctx, account, emit)
 		}
 	}
 }
@@ -171,12 +171,15 @@ func (s *Store) EraseSubject(ctx context.Context, account string) (map[string]in
 		if _, err := tx.Exec(ctx, "delete from usage_keys where account = $1", account); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, "delete from usage_wallets where account = $1", account); err != nil {
-			return err
+		for _, table := range []string{"usage_wallets", "usage_report_days"} {
+			if _, err := tx.Exec(ctx, "delete from "+table+" where account = $1", account); err != nil {
+				return err
+			}
 		}
 		for record, table := range map[string]string{
 			"counter": "usage_counters", "reservation": "usage_holds", "notice": "usage_notices",
 			"grant": "usage_grants", "grant_entry": "usage_grant_entries",
+			"report": "usage_reports",
 		} {
 			tag, err := tx.Exec(ctx, "delete from "+table+" where account = $1", account)
 			if err != nil {
