@@ -81,6 +81,8 @@ func child(url string) error {
 		return grantChild(ctx, svc, name)
 	case "reports":
 		return reportChild(ctx, pool)
+	case "attempts":
+		return attemptChild(ctx, pool, name)
 	}
 	var mu sync.Mutex
 	say := func(line string) {
