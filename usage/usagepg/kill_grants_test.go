@@ -116,7 +116,7 @@ func TestKilledProcessesConserveGrants(t *testing.T) {
 	d := read()
 	require.Equal(t, settled, used, "what was counted is what was settled")
 	require.Zero(t, d.Held)
-	require.EqualValues(t, childLimit+granted, d.Limit)
+	require.Equal(t, childLimit+granted, d.Limit)
 	rest := d.Remaining
 	for rest > 0 {
 		n := min(rest, 500)
@@ -128,7 +128,7 @@ func TestKilledProcessesConserveGrants(t *testing.T) {
 	d, err = svc.Consume(ctx, usage.Request{Account: "acct", Meter: "credits"})
 	require.NoError(t, err)
 	require.False(t, d.Allowed)
-	require.EqualValues(t, childLimit+granted, d.Used)
+	require.Equal(t, childLimit+granted, d.Used)
 	u, err := svc.Balance(ctx, "acct", "credits", time.Now())
 	require.NoError(t, err)
 	require.Equal(t, usage.Units{Issued: granted, Burned: granted}, u)
@@ -233,4 +233,3 @@ func TestRetentionDropsClosedGrantsAndReports(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, audit.Differences)
 }
-

@@ -58,13 +58,13 @@ type providerRow struct {
 	at             time.Time
 }
 
-// Permanent is an error that another try doesn't help.
-type Permanent string
+// PermanentError is an error that another try doesn't help.
+type PermanentError string
 
-func (p Permanent) Error() string { return string(p) }
+func (p PermanentError) Error() string { return string(p) }
 
 // Retryable is what usage.ReportFunc looks for.
-func (p Permanent) Retryable() bool { return false }
+func (p PermanentError) Retryable() bool { return false }
 
 // Report is a usage.ReportFunc.
 func (p *Provider) Report(_ context.Context, account, meter, id string, quantity int64, at time.Time) error {
@@ -80,7 +80,7 @@ func (p *Provider) Report(_ context.Context, account, meter, id string, quantity
 	case before != nil:
 		return before
 	case at.Before(now.AddDate(0, 0, -35)), at.After(now.Add(5 * time.Minute)):
-		return Permanent("the timestamp is out of range")
+		return PermanentError("the timestamp is out of range")
 	}
 	if seen, known := p.ids[id]; known && now.Sub(seen) < 24*time.Hour {
 		return after
@@ -267,7 +267,7 @@ func lostAnswers(t *testing.T, k *reportKit) {
 func deadReports(t *testing.T, k *reportKit) {
 	k.provider.Fault = func(account, _ string) (error, error) {
 		if account == "stranger" {
-			return fmt.Errorf("report: %w", Permanent("no such customer")), nil
+			return fmt.Errorf("report: %w", PermanentError("no such customer")), nil
 		}
 		return nil, nil
 	}
