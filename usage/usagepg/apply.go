@@ -189,6 +189,7 @@ func (f *applying) read(steps []*step) error {
 	if err := f.work.send(b); err != nil {
 		return err
 	}
+	f.counters.mark(f.wallets)
 	return f.store.checkLocked(periods, f.counters)
 }
 

@@ -159,8 +159,16 @@ func (ch *charging) settle(w *work, b *pgx.Batch, now time.Time, notices *[]usag
 		e := usage.Entry{Event: usage.Event{Account: k.account, Meter: k.meter, Value: x.units}, Charge: x.Charge}
 		*notices = append(*notices, c.Charge(e, now, wallet)...)
 	}
+	counters.mark(ws)
 	counters.queue(b)
 	ws.queue(b)
+	// A correction may have brought a grant to life that other periods' counters
+	// knew to be used up.
+	for name := range names {
+		if ws[name] != nil && len(drawn) > 0 {
+			b.Queue(markCounters, name.Account, name.Meter)
+		}
+	}
 	return nil
 }
 

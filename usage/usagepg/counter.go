@@ -31,17 +31,21 @@ type locked map[counterKey]*lockedCounter
 type lockedCounter struct {
 	usage.Counter
 	before  usage.Counter
+	granted bool // as stored: there may be grants of the account and meter
+	marked  bool // to be stored so
 	expired bool // expired holds have been given back in this transaction
 }
 
 const insertCounters = `
-insert into usage_counters (account, meter, period_from, period_to)
-select * from unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[])
+insert into usage_counters (account, meter, period_from, period_to, granted)
+select account, meter, f, t,
+	exists (select from usage_grants g where g.account = x.account and g.meter = x.meter and not g.closed)
+from unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[]) as x (account, meter, f, t)
 on conflict do nothing`
 
 // The sort is below the locking, so that all transactions lock in this order.
 const lockCounters = `
-select c.account, c.meter, c.period_from, c.period_to, c.used, c.held, c.bare, c.lim, c.drawn, c.drawn_held
+select c.account, c.meter, c.period_from, c.period_to, c.used, c.held, c.bare, c.lim, c.drawn, c.drawn_held, c.granted
 from usage_counters c
 join unnest($1::text[], $2::text[], $3::timestamptz[]) as k (account, meter, period_from)
 	using (account, meter, period_from)
@@ -49,9 +53,9 @@ order by c.account, c.meter, c.period_from
 for update of c`
 
 const updateCounters = `
-update usage_counters c set used = x.used, held = x.held, bare = x.bare, lim = x.lim, drawn = x.drawn, drawn_held = x.drawn_held
-from unnest($1::text[], $2::text[], $3::timestamptz[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[])
-	as x (account, meter, period_from, used, held, bare, lim, drawn, drawn_held)
+update usage_counters c set used = x.used, held = x.held, bare = x.bare, lim = x.lim, drawn = x.drawn, drawn_held = x.drawn_held, granted = x.granted
+from unnest($1::text[], $2::text[], $3::timestamptz[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::boolean[])
+	as x (account, meter, period_from, used, held, bare, lim, drawn, drawn_held, granted)
 where c.account = x.account and c.meter = x.meter and c.period_from = x.period_from`
 
 // lock queues the statements that make and lock the counters of the periods,
@@ -78,10 +82,20 @@ func (s *Store) lock(b *pgx.Batch, periods map[counterKey]usage.Period, l locked
 // read queues the statement that locks and reads counters, in order of key.
 func (l locked) read(b *pgx.Batch, accounts, meters []string, from []time.Time) {
 	b.Queue(lockCounters, accounts, meters, from).Query(func(rows pgx.Rows) error {
-		return eachCounter(rows, func(c usage.Counter) {
-			l[keyOfCounter(c.Account, c.Meter, c.Period)] = &lockedCounter{Counter: c, before: c}
+		return eachCounter(rows, func(c usage.Counter, granted bool) {
+			l[keyOfCounter(c.Account, c.Meter, c.Period)] = &lockedCounter{Counter: c, before: c, granted: granted, marked: granted}
 		})
 	})
+}
+
+// mark marks the counters whose account has grants of the meter: the first
+// grant may have come at the same time as the counter.
+func (l locked) mark(ws wallets) {
+	for _, c := range l {
+		if ws[usage.AccountMeter{Account: c.Account, Meter: c.Meter}] != nil {
+			c.marked = true
+		}
+	}
 }
 
 // checkLocked reports whether all counters were there to be locked: a counter
@@ -105,14 +119,15 @@ func (s *Store) rememberCounters(l locked) {
 	}
 }
 
-func eachCounter(rows pgx.Rows, f func(usage.Counter)) error {
+func eachCounter(rows pgx.Rows, f func(c usage.Counter, granted bool)) error {
 	for rows.Next() {
 		var c usage.Counter
-		if err := rows.Scan(&c.Account, &c.Meter, &c.Period.From, &c.Period.To, &c.Used, &c.Held, &c.Bare, &c.Limit, &c.Drawn, &c.DrawnHeld); err != nil {
+		var granted bool
+		if err := rows.Scan(&c.Account, &c.Meter, &c.Period.From, &c.Period.To, &c.Used, &c.Held, &c.Bare, &c.Limit, &c.Drawn, &c.DrawnHeld, &granted); err != nil {
 			return err
 		}
 		c.Period.From, c.Period.To = c.Period.From.UTC(), c.Period.To.UTC()
-		f(c)
+		f(c, granted)
 	}
 	return rows.Err()
 }
@@ -122,16 +137,18 @@ func (l locked) queue(b *pgx.Batch) {
 	var accounts, meters []string
 	var from []time.Time
 	var used, held, bare, limits, drawn, drawnHeld []int64
+	var granted []bool
 	for _, k := range slices.SortedFunc(maps.Keys(l), compareCounters) {
 		c := l[k]
-		if c.Counter == c.before {
+		if c.Counter == c.before && c.granted == c.marked {
 			continue
 		}
 		accounts, meters, from = append(accounts, c.Account), append(meters, c.Meter), append(from, c.Period.From)
 		used, held, bare, limits = append(used, c.Used), append(held, c.Held), append(bare, c.Bare), append(limits, c.Limit)
 		drawn, drawnHeld = append(drawn, c.Drawn), append(drawnHeld, c.DrawnHeld)
+		granted = append(granted, c.marked)
 	}
 	if len(accounts) > 0 {
-		b.Queue(updateCounters, accounts, meters, from, used, held, bare, limits, drawn, drawnHeld)
+		b.Queue(updateCounters, accounts, meters, from, used, held, bare, limits, drawn, drawnHeld, granted)
 	}
 }

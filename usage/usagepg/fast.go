@@ -20,8 +20,7 @@ update usage_counters c set used = c.used + $4, bare = c.bare + $4, lim = $5
 where c.account = $1 and c.meter = $2 and c.period_from = $3
 	and ($6::bigint < 0 or c.used + c.held + $4 <= $6)
 	and not exists (select from unnest($7::bigint[]) t where c.used < t and t <= c.used + $4)
-	and c.drawn = 0 and c.drawn_held = 0
-	and not exists (select from usage_grants g where g.account = $1 and g.meter = $2 and not g.closed)
+	and not c.granted
 returning c.used, c.held`
 
 // fast decides steps that are nothing but units of one counter, which most

@@ -208,6 +208,10 @@ func (s *Store) Wallet(ctx context.Context, account, meter string) (*usage.Walle
 
 const insertWallet = `insert into usage_wallets (account, meter) values ($1, $2) on conflict do nothing`
 
+// New counters look for open grants themselves.
+const markCounters = `
+update usage_counters set granted = true where account = $1 and meter = $2 and not granted`
+
 const selectGrant = `
 select ` + lotColumns + ` from usage_grants where account = $1 and meter = $2 and key = $3 order by seq limit 1`
 
@@ -221,6 +225,7 @@ func (s *Store) Grant(ctx context.Context, g usage.Grant, now time.Time) (stored
 		var have []usage.Lot
 		var open int
 		b := &pgx.Batch{}
+		b.Queue(markCounters, g.Account, g.Meter) // counters before wallets, as everywhere
 		b.Queue(insertWallet, g.Account, g.Meter)
 		b.Queue(lockWallets, []string{g.Account}, []string{g.Meter})
 		b.Queue(selectGrant, g.Account, g.Meter, g.Key).Query(func(rows pgx.Rows) error {

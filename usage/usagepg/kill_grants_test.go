@@ -233,3 +233,40 @@ func TestRetentionDropsClosedGrantsAndReports(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, audit.Differences)
 }
+
+// An account that had no grants goes by one statement; its first grant ends
+// that at once, and a correction of a closed period brings one to life for the
+// running one.
+func TestTheShortWayKnowsOfGrants(t *testing.T) {
+	ctx := t.Context()
+	pool := migrated(t)
+	clock := time.Date(2026, 3, 31, 12, 0, 0, 0, time.UTC)
+	svc, err := usage.New(usagepg.New(pool), usage.Config{
+		Meters: []usage.Meter{{Name: "credits", Aggregation: usage.Sum, Quota: true}},
+		Quota: func(context.Context, string, string) (usage.Quota, error) {
+			return usage.Quota{Limit: 10, Overage: usage.Unlimited}, nil
+		},
+		Now: func() time.Time { return clock },
+	})
+	require.NoError(t, err)
+	consume := func(n int64) usage.Decision {
+		d, err := svc.Consume(ctx, usage.Request{Account: "a", Meter: "credits", N: n})
+		require.NoError(t, err)
+		return d
+	}
+	require.EqualValues(t, 2, consume(12).Overage)
+	_, err = svc.Grant(ctx, usage.Grant{Account: "a", Meter: "credits", Amount: 3})
+	require.NoError(t, err)
+	require.EqualValues(t, 2, consume(1).Overage)
+	require.NoError(t, svc.Record(ctx, usage.Event{Account: "a", Meter: "credits", Value: 4})) // 2 of the grant
+	clock = clock.AddDate(0, 0, 1)
+	require.Zero(t, consume(10).Overage)
+	require.EqualValues(t, 1, consume(1).Overage, "the grant is used up")
+	require.NoError(t, svc.Record(ctx, usage.Event{Account: "a", Meter: "credits", Value: -5, Time: clock.AddDate(0, 0, -1)}))
+	d := consume(1)
+	require.EqualValues(t, 1, d.Overage)
+	require.EqualValues(t, 1, d.Granted)
+	audit, err := svc.Audit(ctx)
+	require.NoError(t, err)
+	require.Empty(t, audit.Differences)
+}

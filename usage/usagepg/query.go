@@ -307,7 +307,7 @@ func (s *Store) Events(ctx context.Context, page usage.EventPage, n int) ([]usag
 	return out, kindOf(err)
 }
 
-const counterColumns = `account, meter, period_from, period_to, used, held, bare, lim, drawn, drawn_held`
+const counterColumns = `account, meter, period_from, period_to, used, held, bare, lim, drawn, drawn_held, granted`
 
 // Counter implements usage.QuotaStore.
 func (s *Store) Counter(ctx context.Context, account, meter string, p usage.Period) (usage.Counter, error) {
@@ -318,7 +318,7 @@ func (s *Store) Counter(ctx context.Context, account, meter string, p usage.Peri
 		return out, kindOf(err)
 	}
 	defer rows.Close()
-	return out, kindOf(eachCounter(rows, func(c usage.Counter) { out = c }))
+	return out, kindOf(eachCounter(rows, func(c usage.Counter, _ bool) { out = c }))
 }
 
 // Hold implements usage.QuotaStore.
@@ -362,7 +362,7 @@ func (s *Store) NearLimit(ctx context.Context, meter string, now time.Time, perc
 	}
 	defer rows.Close()
 	var out []usage.Counter
-	err = eachCounter(rows, func(c usage.Counter) { out = append(out, c) })
+	err = eachCounter(rows, func(c usage.Counter, _ bool) { out = append(out, c) })
 	return out, kindOf(err)
 }
 

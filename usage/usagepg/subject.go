@@ -35,7 +35,7 @@ func (s *Store) ExportSubject(ctx context.Context, account string, emit func(str
 		return kindOf(err)
 	}
 	var counters []usage.Counter
-	err = eachCounter(rows, func(c usage.Counter) { counters = append(counters, c) })
+	err = eachCounter(rows, func(c usage.Counter, _ bool) { counters = append(counters, c) })
 	rows.Close()
 	if err != nil {
 		return kindOf(err)

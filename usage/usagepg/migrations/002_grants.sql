@@ -1,6 +1,7 @@
 alter table usage_counters
     add column drawn bigint not null default 0, -- the part of used that comes from grants
-    add column drawn_held bigint not null default 0; -- and of held
+    add column drawn_held bigint not null default 0, -- and of held
+    add column granted boolean not null default false; -- there may be grants: no step goes by this row alone
 
 alter table usage_holds add column draws jsonb; -- what a hold holds of which lot
 
