@@ -228,12 +228,18 @@ func (c *Catalog) Upgrade(plan, limit string, needed int64) (Plan, bool) {
 	if !ok {
 		return Plan{}, false
 	}
-	have, ok := c.plans[i].Limits[limit]
+	return c.above(i, c.plans[i].Limits, limit, needed)
+}
+
+// above finds the first plan above another one that allows what is needed, and
+// more than what there is.
+func (c *Catalog) above(plan int, have map[string]Limit, limit string, needed int64) (Plan, bool) {
+	now, ok := have[limit]
 	if !ok {
 		return Plan{}, false
 	}
-	for _, p := range c.plans[i+1:] {
-		if l := p.Limits[limit]; l.N >= needed && have.less(l) {
+	for _, p := range c.plans[plan+1:] {
+		if l := p.Limits[limit]; l.N >= needed && now.less(l) {
 			return clonePlan(p), true
 		}
 	}

@@ -31,6 +31,9 @@ const (
 	opCheckout  = "checkout"
 	opUpdate    = "update"
 	opCancel    = "cancel"
+
+	opSchedule   = "schedule"
+	opUnschedule = "unschedule"
 )
 
 // outcome is what an executed intent returned; the field of its operation is
@@ -142,6 +145,9 @@ func encode(request any) json.RawMessage {
 
 // printOf is the fingerprint by which the same request is known.
 func printOf(request any) string {
+	if r, ok := request.(interface{ essence() any }); ok {
+		request = r.essence()
+	}
 	sum := sha256.Sum256(encode(request))
 	return hex.EncodeToString(sum[:16])
 }
@@ -276,6 +282,8 @@ func (s *Service) execute(ctx context.Context, it Intent) (out outcome, err erro
 		if err = json.Unmarshal(it.Request, &r); err == nil {
 			out.subscription, err = s.gateway.CancelSubscription(call, r.SubscriptionID, r.Request, it.Key)
 		}
+	case opSchedule, opUnschedule:
+		out.subscription, err = s.executeSchedule(call, it)
 	default:
 		err = fmt.Errorf("%w: intent %q is of a newer version", ErrUnsupported, it.Op)
 	}
