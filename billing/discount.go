@@ -7,6 +7,10 @@ import (
 	"time"
 )
 
+// MetadataCoupon is the metadata name under which a coupon of a catalogue
+// carries its ID: other coupons are left alone.
+const MetadataCoupon = "commerce_coupon"
+
 // Coupon is a discount that the catalogue offers: Order.CouponID takes it.
 // Either PercentOff or AmountOff is set.
 type Coupon struct {

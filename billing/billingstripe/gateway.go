@@ -29,6 +29,11 @@ type Config struct {
 	// An empty one is an error, for anybody can sign with it. With none, Verify
 	// refuses everything.
 	WebhookSecrets []string
+	// UsageRecords makes ApplyCatalog bill metered prices by usage records
+	// instead of meters: for accounts of before meters. Stripe took them away
+	// with API version 2025-03-31.basil. Usage is reported to either kind,
+	// whichever an account's price is of.
+	UsageRecords bool
 	// URL is the base of the API, https://api.stripe.com by default: set it to
 	// reach a simulator. A live key is sent over https only.
 	URL string
@@ -65,6 +70,7 @@ type Gateway struct {
 	traced         bool // the transport tells of connections
 	key            string
 	livemode       bool
+	usageRecords   bool
 	webhookSecrets [][]byte
 	timeout        time.Duration
 	retries        int
@@ -88,15 +94,17 @@ func New(config Config) (*Gateway, error) {
 		return nil, errors.New("billingstripe: Config.SecretKey is not a Stripe secret key, such as sk_test_… or rk_live_…")
 	}
 	g := &Gateway{
-		key:       key,
-		livemode:  match[1] == "live",
-		timeout:   config.Timeout,
-		retries:   config.Retries,
-		tolerance: config.Tolerance,
-		maxBody:   config.MaxBody,
-		now:       config.Now,
-		sleep:     sleep,
-		log:       config.Logger,
+		key:      key,
+		livemode: match[1] == "live",
+
+		usageRecords: config.UsageRecords,
+		timeout:      config.Timeout,
+		retries:      config.Retries,
+		tolerance:    config.Tolerance,
+		maxBody:      config.MaxBody,
+		now:          config.Now,
+		sleep:        sleep,
+		log:          config.Logger,
 	}
 	for i, secret := range config.WebhookSecrets {
 		secret = strings.TrimSpace(secret) // a file's trailing newline is no part of it

@@ -81,8 +81,8 @@ func (p *price) render(*Simulator) object {
 	}
 	if len(p.tiers) > 0 {
 		out["billing_scheme"], out["tiers_mode"], out["unit_amount"], out["unit_amount_decimal"] = "tiered", "graduated", nil, nil
-		out["tiers"] = lazy(func() any { return renderTiers(p.tiers) })
 	}
+	out["tiers"] = lazy(func() any { return renderTiers(p.tiers) })
 	if p.interval != "" {
 		out["type"] = "recurring"
 		out["recurring"] = p.recurring()

@@ -71,6 +71,9 @@ func readTiers(f *form, name func(string) string) ([]tier, error) {
 }
 
 func renderTiers(tiers []tier) any {
+	if len(tiers) == 0 {
+		return nil
+	}
 	out := []any{}
 	for _, t := range tiers {
 		o := object{"up_to": stamp(t.upTo), "flat_amount": nil, "flat_amount_decimal": nil, "unit_amount": nil, "unit_amount_decimal": decimalText(t.unit)}
