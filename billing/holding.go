@@ -104,17 +104,21 @@ func (c *Catalog) planOf(s *Subscription) (plan, item int) {
 func (c *Catalog) hold(s *Subscription) holding {
 	h := holding{plan: -1, item: -1, seat: -1}
 	var version int64
+	part := role{plan: -1}
 	for j := range s.Items {
 		switch r := c.roleOf(&s.Items[j].Price); r.kind {
 		case rolePlan:
 			if r.plan > h.plan || r.plan == h.plan && h.item < 0 {
 				h.plan, h.item, version = r.plan, j, r.version
 			}
-		case roleSeat, roleMeter: // a plan of which somebody removed the base price
-			if r.plan > h.plan {
-				h.plan, h.item, version = r.plan, -1, r.version
+		case roleSeat, roleMeter:
+			if r.plan > part.plan {
+				part = r
 			}
 		}
+	}
+	if h.plan < 0 { // somebody removed its base price
+		h.plan, version = part.plan, part.version
 	}
 	if h.plan < 0 {
 		if i, ok := c.byID[s.Metadata[MetadataPlan]]; ok && i != c.def {
