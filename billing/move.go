@@ -189,7 +189,11 @@ func (s *Service) difference(m *move, h *holding) (grows bool) {
 		case !ok:
 			m.items, grows = append(m.items, UpdateItem{PriceID: w.price.ID, Quantity: quantity}), true
 		case m.sub.Items[i].Price.ID != w.price.ID || quantity != nil && m.sub.Items[i].Quantity != w.quantity:
-			m.items = append(m.items, UpdateItem{ID: m.sub.Items[i].ID, PriceID: w.price.ID, Quantity: quantity})
+			u := UpdateItem{ID: m.sub.Items[i].ID, PriceID: w.price.ID, Quantity: quantity}
+			if m.sub.Items[i].Price.ID == w.price.ID {
+				u.PriceID = "" // the gateway takes no archived price, even where it is
+			}
+			m.items = append(m.items, u)
 			grows = grows || quantity != nil && w.quantity > m.sub.Items[i].Quantity
 		}
 	}

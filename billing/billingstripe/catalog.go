@@ -146,7 +146,8 @@ func (e *ConflictError) Is(target error) bool { return target == billing.ErrConf
 // made by hand is adopted. A price is known by its lookup key. Prices never
 // change: another amount, interval, currency, product, meter or version of the
 // plan makes a new price that takes the lookup key over, and the old one is
-// archived; its subscribers keep it. Coupons don't change either, but for their
+// archived, unless it is of a version that the catalogue lists; its subscribers
+// keep it. Coupons don't change either, but for their
 // names: they are deleted and made again, and discounts at work go on.
 //
 // What carries this catalogue in its metadata and is no longer in it is

@@ -22,6 +22,8 @@ type offer struct {
 	name, description string
 	metadata          map[string]string // of the product
 	prices            []offeredPrice
+	older             map[int64]bool // versions that still have subscribers
+	version           func(billing.Price) int64
 }
 
 type offeredPrice struct {
@@ -35,10 +37,9 @@ type offeredPrice struct {
 	meter     *billing.Meter // nil: licensed
 	metadata  map[string]string
 	keep      []string // prices that stay beside it
-	// version is that of the plan, and of what a price of Stripe is; nil for
-	// prices that have none.
-	version func(billing.Price) int64
-	want    int64
+	// want is the version of the plan, for prices that have one.
+	want      int64
+	versioned bool
 }
 
 type offeredTier struct{ upTo, unit string }
@@ -83,9 +84,14 @@ func offers(catalog *billing.Catalog) ([]offer, error) {
 		if err := o.addPrices(plan.Prices); err != nil {
 			return nil, err
 		}
+		o.version = func(price billing.Price) int64 { return catalog.VersionOf(plan.ID, price) }
+		o.older = map[int64]bool{}
+		for _, v := range plan.Versions {
+			o.older[v.Version] = true
+		}
 		for i := range o.prices {
 			p := &o.prices[i]
-			p.want, p.version = plan.Version, func(price billing.Price) int64 { return catalog.VersionOf(plan.ID, price) }
+			p.want, p.versioned = plan.Version, true
 			if plan.Version > 1 {
 				p.metadata[billing.MetadataVersion] = strconv.FormatInt(plan.Version, 10)
 			}

@@ -286,8 +286,8 @@ func (p *planner) planPrice(o *offer, product string, want *offeredPrice) error 
 		FieldChange{"product", have.ProductID, product},
 	)
 	version := ""
-	if want.version != nil && want.want > 1 || want.version != nil && have.Metadata[billing.MetadataVersion] != "" {
-		is := want.version(have.Price)
+	if want.versioned && (want.want > 1 || have.Metadata[billing.MetadataVersion] != "") {
+		is := o.version(have.Price)
 		version = strconv.FormatInt(is, 10)
 		fixed = append(fixed, changes(FieldChange{"version", version, strconv.FormatInt(want.want, 10)})...)
 	}
@@ -307,7 +307,11 @@ func (p *planner) planPrice(o *offer, product string, want *offeredPrice) error 
 		params.TransferLookupKey = stripe.Bool(true)
 		sale.Action, sale.ID, sale.Changes = Replace, have.ID, fixed
 		p.changes = append(p.changes, sale)
-		p.retire(have, want.lookupKey)
+		if o.sells(have) {
+			p.kept[have.ID] = true
+		} else {
+			p.retire(have, want.lookupKey)
+		}
 		return nil
 	}
 	p.kept[have.ID] = true
@@ -364,10 +368,19 @@ func (p *planner) retire(price remotePrice, successor string) {
 	})
 }
 
+// sells reports whether a price is of an older version that the catalogue
+// lists: it stays active, for its subscribers' seats and add-ons to change.
+func (o *offer) sells(price remotePrice) bool {
+	return len(o.older) > 0 && (keyOf(price.Metadata) == o.key || keyOf(price.Metadata) == "") && o.older[o.version(price.Price)]
+}
+
 // gone archives what is of this catalogue and isn't in it.
 func (p *planner) gone() {
 	for _, price := range p.remote.prices {
 		if p.kept[price.ID] || keyOf(price.Metadata) == "" || price.Metadata[billing.MetadataCatalog] != p.name {
+			continue
+		}
+		if slices.ContainsFunc(p.offers, func(o offer) bool { return keyOf(price.Metadata) == o.key && o.sells(price) }) {
 			continue
 		}
 		p.retire(price, p.successor(price))
