@@ -119,11 +119,13 @@ func (c *Catalog) VersionOf(plan string, p Price) int64 {
 func (c *Catalog) versionOf(plan int, p *Price) int64 {
 	terms := c.terms[plan]
 	current := terms[len(terms)-1].Version
+	if text := p.Metadata[MetadataVersion]; text != "" {
+		if v, err := strconv.ParseInt(text, 10, 64); err == nil && v > 0 {
+			return v
+		}
+	}
 	if len(terms) == 1 && current == 1 {
 		return 1
-	}
-	if v, err := strconv.ParseInt(p.Metadata[MetadataVersion], 10, 64); err == nil && v > 0 {
-		return v
 	}
 	for i := range terms {
 		for _, price := range terms[i].Prices {
