@@ -89,11 +89,13 @@ func (c *checker) checkAddon(i int) {
 		}
 		c.covers(at+".prices", fmt.Sprintf("add-on %q", a.ID), p, func(have PlanPrice) bool { return slices.ContainsFunc(a.Prices, have.sameTerm) })
 		for _, name := range slices.Sorted(maps.Keys(a.Limits)) {
+			if _, ok := p.Limits[name]; !ok {
+				c.bad(at+".limits."+name, "limit %q is not one of plan %q (have %s)", name, p.ID, names(p.Limits))
+				continue
+			}
 			for _, terms := range c.terms[k] {
-				have, ok := terms.Limits[name]
-				if !ok {
-					c.bad(at+".limits."+name, "limit %q is not one of plan %q (have %s)", name, p.ID, names(terms.Limits))
-				} else if _, fits := have.plus(a.Limits[name], 1); !fits {
+				have := terms.Limits[name]
+				if _, fits := have.plus(a.Limits[name], 1); !fits {
 					c.bad(at+".limits."+name, "%s can't be added to %s of plan %q: want the same unit", a.Limits[name], have, p.ID)
 				}
 			}
