@@ -58,6 +58,14 @@ type Config struct {
 	// there in milliseconds. Nil leaves it to PollInterval. It can be lost,
 	// late or partitioned: MaxStaleness holds all the same.
 	Bus Bus
+	// Shared is a second cache, behind that of the process, that several
+	// processes share: one that has just started then reads its keys there. It
+	// is used while Run, or Sync, keeps this process up with the log of
+	// changes, which proves for each key that it is as it was; so it never adds
+	// to MaxStaleness. What doesn't answer within 50 ms is passed over for a
+	// second. It needs a pepper, under which its content is encrypted. Nil is
+	// none.
+	Shared SharedCache
 	// LookupTimeout bounds a question to the store on behalf of a request. 0 is
 	// 2 s. It is never longer than MaxStaleness, since an answer may be as old.
 	LookupTimeout time.Duration
@@ -101,6 +109,7 @@ type Service struct {
 	base    time.Time
 
 	cache    *cache
+	shared   *shared // nil for none
 	unknown  *unknownKeys
 	flights  singleflight.Group
 	lookups  chan struct{}
@@ -186,6 +195,17 @@ func New(store Store, cfg Config) (*Service, error) {
 	if cfg.MaxStaleness > 0 {
 		s.cfg.LookupTimeout = min(cfg.LookupTimeout, cfg.MaxStaleness)
 		s.cache = newCache(cfg.CacheSize)
+	}
+	if cfg.Shared != nil {
+		switch {
+		case s.cache == nil:
+			return nil, &FieldError{"Config.Shared", "is no use without a cache of the process: leave MaxStaleness at 0 or above"}
+		case hashers[0].plain:
+			return nil, &FieldError{"Config.Shared", "needs a pepper: without one whoever can write to it could make keys"}
+		}
+		if s.shared, err = newShared(cfg.Shared, cfg.Peppers[0]); err != nil {
+			return nil, err
+		}
 	}
 	s.cfg.Peppers = nil // the hashers have what they need; a dump of s must not show them
 	s.base = s.now()

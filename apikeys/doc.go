@@ -44,6 +44,11 @@
 // doesn't answer, keys in the cache hold for that time and the rest is
 // ErrUnavailable, which is 503 and never 401.
 //
+// Config.Shared adds a cache that several processes share. It needs no
+// invalidation: each entry says how far its writer had read the log, and counts
+// for a reader who has read the log from there on and found nothing about the
+// key. So it is as fresh as the log, whatever the shared cache has kept.
+//
 // # Rotation
 //
 // A successor belongs to its predecessor's lineage. Count limits and usage on
@@ -104,6 +109,8 @@
 //   - the log is altered, or written into (TestVerifyAuditNamesTheFirstAlteredEntry,
 //     TestKeptHeadShowsARewrittenLog, TestLastUseCostsNoWriteAndArrives)
 //   - memory is read: the cache holds no token; Go can't wipe strings
+//   - the shared cache is read, written to, or keeps what it should not
+//     (TestSharedCacheIsNotTrusted, TestSharedCacheNeverBringsAKeyBack)
 //   - one owner reaches another's keys (TestOthersKeysDoNotExist, TestHandlerRefuses)
 //   - another site's page sends requests (TestHandlerRefuses)
 //   - erasure leaves something (TestSubjectIsExportedAndErased)

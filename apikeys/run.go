@@ -31,6 +31,7 @@ func (s *Service) Sync(ctx context.Context) error {
 	defer s.sync.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.LookupTimeout)
 	defer cancel()
+	mark := s.shared.begin()
 	began := s.elapsed(s.now())
 	if s.sync.started {
 		entries, err := s.store.Log(ctx, LogQuery{After: s.sync.seen, Limit: logPage})
@@ -39,6 +40,7 @@ func (s *Service) Sync(ctx context.Context) error {
 		}
 		if len(entries) < logPage {
 			s.apply(entries)
+			s.shared.extend(entries, mark)
 			s.sync.confirmed.Store(began)
 			return nil
 		}
@@ -47,6 +49,16 @@ func (s *Service) Sync(ctx context.Context) error {
 	head, err := s.store.Head(ctx)
 	if err != nil {
 		return unavailable("read the head of the log", err)
+	}
+	if s.shared != nil {
+		// What others have shared is good as far back as the log is known.
+		after := max(head.Seq-logPage, 0)
+		entries, err := s.store.Log(ctx, LogQuery{After: after, Limit: logPage})
+		if err != nil {
+			return unavailable("read the log", err)
+		}
+		s.shared.window.reset(after)
+		s.shared.extend(entries, mark)
 	}
 	s.cache.flush()
 	s.sync.seen, s.sync.started = head.Seq, true
@@ -59,7 +71,7 @@ func (s *Service) apply(entries []Entry) {
 	all := false
 	for _, e := range entries {
 		ids[e.Key] = true
-		all = all || e.Key == ""
+		all = all || e.Key == allKeys
 		s.sync.seen = e.Seq
 	}
 	if all {

@@ -419,11 +419,15 @@ func (s *Service) change(ctx context.Context, sel Selection, decide func([]Recor
 			for _, id := range d.Delete {
 				touched[id] = true
 			}
+			if !d.RevokeBefore.IsZero() {
+				touched[allKeys] = true
+			}
 		}
 		return d, err
 	})
 	// Also after an error: the outcome may be unknown, and reading a key again
 	// is never wrong.
+	s.shared.touch(touched)
 	s.cache.drop(touched)
 	if err != nil {
 		return unavailable("change keys", err)

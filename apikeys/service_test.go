@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"net/netip"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -106,7 +107,7 @@ func forge(head string, i int) string {
 func TestForgedKeysAskTheStoreNothing(t *testing.T) {
 	store := mem()
 	s := newService(t, store)
-	n := proof(20_000, 1_000_000)
+	n := proof(5_000, 1_000_000)
 	for i := range n {
 		require.False(t, verify(t, s, forge("acme_live_", i)).Allowed())
 	}
@@ -579,6 +580,31 @@ func TestGarbageKeepsMemoryBounded(t *testing.T) {
 		require.True(t, verify(t, s, token).Allowed())
 	}
 	require.LessOrEqual(t, s.Stats().Cached, 16)
+
+	// Well-formed inventions. The tag refuses them without a question; without
+	// a pepper each asks once, and leaves no more behind.
+	heap := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	for name, s := range map[string]*apikeys.Service{"pepper": newService(t, mem()), "plain": s} {
+		n := proof(5_000, 1_000_000)
+		before, lookups, refused := heap(), s.Stats().Lookups, 0
+		for range n {
+			if !verify(t, s, apikeys.Invented()).Allowed() {
+				refused++
+			}
+		}
+		grown := heap() - before
+		t.Logf("%s: %d keys of garbage, %d bytes kept, %d questions", name, n, grown, s.Stats().Lookups-lookups)
+		require.Equal(t, n, refused)
+		require.Less(t, grown, int64(32<<20))
+		if name == "pepper" {
+			require.Zero(t, s.Stats().Lookups-lookups)
+		}
+	}
 }
 
 // TestRevokingAgainIsEffectiveHere revokes a key that another process has

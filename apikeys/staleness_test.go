@@ -342,16 +342,22 @@ func (k *truth) valid(now time.Time) bool {
 // a model, and asks after each step. A key may be accepted only if it was
 // valid at some instant of the last MaxStaleness, and at once not by the node
 // that has ended it; it must be accepted by a connected node if it was valid
-// all that time.
+// all that time. Three of the nodes share a cache that answers with whatever
+// it was ever given.
 func TestNoKeyIsAcceptedAfterItsBound(t *testing.T) {
-	var steps, accepted, refused, staleOK atomic.Int64
+	var steps, accepted, refused, staleOK, hits, offered atomic.Int64
 	run := func(t *rapid.T, limit time.Duration) error {
 		c, shared := newClock(), apikeysmem.New()
+		second := &hoard{pick: func(n int) int { return rapid.IntRange(0, n-1).Draw(t, "version") }}
 		var nodes [4]*apikeys.Service
 		var stores [4]*node
 		for i := range nodes {
 			stores[i] = &node{Store: shared}
-			s, err := apikeys.New(stores[i], apikeys.Config{Prefix: "acme", Peppers: peppers, Now: c.now, MaxKeys: -1, CacheSize: 64, MaxStaleness: limit})
+			cfg := apikeys.Config{Prefix: "acme", Peppers: peppers, Now: c.now, MaxKeys: -1, CacheSize: 64, MaxStaleness: limit}
+			if i > 0 {
+				cfg.Shared, cfg.CacheSize = second, 4
+			}
+			s, err := apikeys.New(stores[i], cfg)
 			if err != nil {
 				return err
 			}
@@ -498,7 +504,9 @@ func TestNoKeyIsAcceptedAfterItsBound(t *testing.T) {
 		}
 		for i := range stores {
 			stores[i].cut.Store(false)
+			hits.Add(nodes[i].Stats().SharedHits)
 		}
+		offered.Add(second.offered)
 		_, err := nodes[0].VerifyAudit(ctx, apikeys.Head{})
 		return err
 	}
@@ -507,7 +515,10 @@ func TestNoKeyIsAcceptedAfterItsBound(t *testing.T) {
 			t.Fatalf("%v", err)
 		}
 	})
-	t.Logf("%d steps: %d accepted (of these %d stale within the bound), %d refused", steps.Load(), accepted.Load(), staleOK.Load(), refused.Load())
+	t.Logf("%d steps: %d accepted (of these %d stale within the bound), %d refused; of %d entries that the shared cache offered %d served",
+		steps.Load(), accepted.Load(), staleOK.Load(), refused.Load(), offered.Load(), hits.Load())
+	require.NotZero(t, hits.Load(), "the shared cache served nothing")
+	require.Less(t, hits.Load(), offered.Load(), "the shared cache offered nothing stale")
 	require.NotZero(t, staleOK.Load(), "no step was ever stale: the model tests nothing")
 
 	// The control: with a bound of a minute the same steps must break the rule.

@@ -126,15 +126,21 @@ func parse(text []byte) (parsed, bool) {
 	if headLen < 4 || headLen > maxHead || text[headLen-1] != '_' {
 		return parsed{}, false
 	}
+	tag, crc, ok := tail(text[headLen+randomLen:])
+	if !ok || !intact(text, headLen, crc) {
+		return parsed{}, false
+	}
+	return parsed{headLen: headLen, tag: uint32(tag)}, true
+}
+
+// intact reports whether the random part has the alphabet, and the checksum is
+// the one that the text was written with.
+func intact(text []byte, headLen int, crc uint64) bool {
 	var bad byte
 	for _, c := range text[headLen : headLen+randomLen] {
 		bad |= digits[c]
 	}
-	tag, crc, ok := tail(text[headLen+randomLen:])
-	if bad&0x80 != 0 || !ok || crc != uint64(crc32.ChecksumIEEE(text[:len(text)-crcLen])) {
-		return parsed{}, false
-	}
-	return parsed{headLen: headLen, tag: uint32(tag)}, true
+	return bad&0x80 == 0 && crc == uint64(crc32.ChecksumIEEE(text[:len(text)-crcLen]))
 }
 
 // tail reads the last 11 characters of a token: what they say, right or wrong.

@@ -162,7 +162,7 @@ func (s *Service) identify(token string) (candidate, Reason) {
 		s.hashers[0].states.Put(st)
 		return c, ReasonNone
 	}
-	_, ok = parse(text)
+	ok = ok && intact(text, len(s.head), crc)
 	s.hashers[0].states.Put(st)
 	if !ok {
 		return s.identifyForeign(token)
@@ -257,6 +257,7 @@ type counters struct {
 // Stats are counts since New, and gauges.
 type Stats struct {
 	Lookups     int64 // questions to the store by verifications
+	SharedHits  int64 // questions that Config.Shared has spared the store
 	Unavailable int64 // of these, how many got no answer
 	ServedStale int64 // verifications that Config.ServeStale let through
 	Cached      int   // keys in the cache
@@ -279,6 +280,9 @@ func (s *Service) Stats() Stats {
 	}
 	if s.cache != nil {
 		st.Cached = s.cache.len()
+	}
+	if s.shared != nil {
+		st.SharedHits = s.shared.hits.Load()
 	}
 	if at := s.sync.confirmed.Load(); at != never {
 		st.Behind = time.Duration(s.elapsed(s.now()) - at)
@@ -342,6 +346,10 @@ func (s *Service) lookup(ctx context.Context, token string, c candidate) (*entry
 		if e := s.cache.find(&c.hash); e != nil && e.crc == c.crc && s.fresh(e, s.now()) {
 			return e, nil
 		}
+		if e := s.fromShared(ctx, &c); e != nil {
+			s.cache.insert(e, generation)
+			return e, nil
+		}
 		e, err := s.load(ctx, token, c)
 		if err == nil && e != nil && !e.awaits {
 			s.cache.insert(e, generation)
@@ -367,6 +375,7 @@ func (s *Service) load(ctx context.Context, token string, c candidate) (*entry, 
 		return nil, fmt.Errorf("%w: too many lookups under way: %w", ErrUnavailable, ctx.Err())
 	}
 	s.counters.lookups.Add(1)
+	position := s.shared.position()
 	filled := s.elapsed(s.now())
 	hashes := append([]Hash{c.hash}, c.extra...)
 	rec, err := s.store.Find(ctx, hashes)
@@ -389,5 +398,6 @@ func (s *Service) load(ctx context.Context, token string, c candidate) (*entry, 
 			s.log.WarnContext(ctx, "apikeys: a key was not rehashed", "key", rec.ID, "error", err)
 		}
 	}
+	s.share(ctx, &c, rec, position)
 	return s.newEntry(&c, rec.Key, filled), nil
 }

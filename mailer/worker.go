@@ -13,8 +13,8 @@ import (
 // have begun finish (Config.Drain), gives the rest back, and returns nil: call
 // it with a context that SIGTERM cancels.
 //
-// Its goroutines are Config.Concurrency senders, two that write results, one
-// that renews leases; all have ended when Run returns. An unreachable store is
+// Its goroutines are Config.Concurrency senders, as many that write results but
+// at most four, and one that renews leases; all have ended when Run returns. An unreachable store is
 // waited for, with a warning in the log.
 func (s *Service) Run(ctx context.Context) error {
 	if s.store == nil {
@@ -97,12 +97,12 @@ func (s *Service) newWorker(ctx context.Context) *worker {
 			}
 		}()
 	}
-	// Two that write: while one waits for the store, a result that comes in
-	// need not wait for both.
-	w.acker.Add(3)
-	go func() { defer w.acker.Done(); w.collect() }()
-	go func() { defer w.acker.Done(); w.collect() }()
-	go func() { defer w.acker.Done(); w.heartbeat() }()
+	// A result should not wait for another one's way to the store: what a crash
+	// repeats is what waits. Beyond a few writers they go in batches.
+	for range min(s.cfg.Concurrency, maxWriters) {
+		w.acker.Go(w.collect)
+	}
+	w.acker.Go(w.heartbeat)
 	return w
 }
 
@@ -337,6 +337,9 @@ func (w *worker) pace(ctx context.Context, domain string) (time.Time, error) {
 	}
 	return w.s.now().Add(d), nil
 }
+
+// maxWriters bounds the connections that results take.
+const maxWriters = 4
 
 // result is the end of an attempt on its way into the store.
 type result struct {

@@ -1,10 +1,16 @@
-// Package apikeysredis carries the news of changed API keys through Redis.
+// Package apikeysredis carries the news of changed API keys through Redis, and
+// shares what processes have read of the store.
 //
-//	bus := apikeysredis.NewBus(client, apikeysredis.Config{})
-//	keys, err := apikeys.New(apikeyspg.New(pool), apikeys.Config{Prefix: "acme", Bus: bus})
+//	keys, err := apikeys.New(apikeyspg.New(pool), apikeys.Config{
+//		Prefix:  "acme",
+//		Peppers: peppers,
+//		Bus:     apikeysredis.NewBus(client, apikeysredis.Config{}),
+//		Shared:  apikeysredis.NewCache(client, apikeysredis.CacheConfig{}),
+//	})
 //
-// It is for those whose PostgreSQL stands behind a pooler that allows no
-// LISTEN. Keys themselves stay in the store.
+// Either works without the other. The bus is for those whose PostgreSQL stands
+// behind a pooler that allows no LISTEN. The truth about keys stays in the
+// store.
 package apikeysredis
 
 import (

@@ -213,7 +213,8 @@ func TestKilledWorkerLosesNothing(t *testing.T) {
 	four := rate(scale(3, 200), "", "four senders", 4)
 	control := rate(scale(3, 40), "batch", "control, four senders, results at the end of a batch", 4)
 	require.LessOrEqual(t, one, 1.0, "more than one mail a kill")
-	require.LessOrEqual(t, four, 4.0, "more than one mail a sender and kill")
+	// A few kills may all fall into the worst moment: one mail for each sender.
+	require.LessOrEqual(t, four, float64(scale(4, 1)), "more than one mail a kill")
 	require.Greater(t, control, four, "the control must show more duplicates, or the test shows nothing")
 }
 

@@ -91,14 +91,15 @@ func (s *Store) Begin(ctx context.Context, id string, attempt int) (bool, error)
 }
 
 // extend passes over rows that are being acknowledged: they need no lease any
-// more, and waiting for them could end in a deadlock.
+// more, and waiting for them could end in a deadlock. Rows are found by their
+// key, as in ack.
 const extend = `
 update mailer_outbox u
 set lease_until = $3
 from (
     select o.id
-    from mailer_outbox o join unnest($1::text[], $2::integer[]) as l (id, attempt) on o.id = l.id and o.attempts = l.attempt
-    where o.state in (1, 2)
+    from mailer_outbox o join unnest((select $1::text[]), (select $2::integer[])) as l (id, attempt) on o.id = l.id and o.attempts = l.attempt
+    where o.state + 0 in (1, 2)
     for update of o skip locked
 ) mine
 where u.id = mine.id`
@@ -118,15 +119,21 @@ func (s *Store) Extend(ctx context.Context, leases []mailer.Lease, until time.Ti
 
 // ack ends attempts in one statement; the attempt's number is the fence
 // against a worker that lost its lease.
+//
+// Rows must be found by their key, one by one. The sum hides the state from the
+// planner, which would take the index of leases, empty as its statistics say,
+// and compare each lease with each result; the inner selects hide how many
+// results there are, for which it would read the whole table.
 const ack = `
 update mailer_outbox o
 set state = a.state, run_at = case when a.state = 0 then a.run_at else o.run_at end, attempts = o.attempts - a.refund,
     finished_at = case when a.state = 0 then null else a.at end, reason = a.reason, code = a.code, enhanced = a.enhanced,
     transport = a.transport, provider_id = a.provider_id, lease_until = null
-from unnest($1::text[], $2::integer[], $3::smallint[], $4::timestamptz[], $5::integer[], $6::timestamptz[], $7::text[],
-            $8::integer[], $9::text[], $10::text[], $11::text[])
+from unnest((select $1::text[]), (select $2::integer[]), (select $3::smallint[]), (select $4::timestamptz[]),
+            (select $5::integer[]), (select $6::timestamptz[]), (select $7::text[]), (select $8::integer[]),
+            (select $9::text[]), (select $10::text[]), (select $11::text[]))
     as a (id, attempt, state, run_at, refund, at, reason, code, enhanced, transport, provider_id)
-where o.id = a.id and o.attempts = a.attempt and o.state in (1, 2)`
+where o.id = a.id and o.attempts = a.attempt and o.state + 0 in (1, 2)`
 
 // Ack implements mailer.Store.
 func (s *Store) Ack(ctx context.Context, acks []mailer.Ack) (int, error) {
