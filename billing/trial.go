@@ -135,7 +135,8 @@ func (s *Service) trialMethod(a *Account, sub *Subscription) (paymentMethod stri
 	if pm == "" {
 		pm = a.PaymentMethod
 	}
-	return pm, pm != "" && a.TrialCards[sub.ID] != pm
+	_, checked := a.TrialCards[sub.ID] // another card later takes nothing away
+	return pm, pm != "" && !checked
 }
 
 // checkTrial looks at the payment method that came into a trial, on a page of
