@@ -38,6 +38,7 @@ type Creditor interface {
 // CouponRequest asks for a coupon. Either PercentOff or AmountOff is set.
 type CouponRequest struct {
 	ID         string // unique for good
+	Reference  string // what caused it; stored with the coupon as MetadataReference
 	Name       string // what the invoice says
 	PercentOff int64
 	AmountOff  Money
@@ -95,7 +96,7 @@ func (s *Service) Coupon(ctx context.Context, reference, name string, percent, m
 	}
 	ctx, cancel := s.call(ctx)
 	defer cancel()
-	req := CouponRequest{ID: couponID(reference), Name: name, PercentOff: percent, AmountOff: amount, Months: months, MaxRedemptions: 1}
+	req := CouponRequest{ID: couponID(reference), Reference: reference, Name: name, PercentOff: percent, AmountOff: amount, Months: months, MaxRedemptions: 1}
 	return req.ID, c.CreateCoupon(ctx, req)
 }
 
@@ -152,7 +153,7 @@ func (s *Service) DiscountRenewal(ctx context.Context, reference, name, account,
 	if taken.Amount == 0 {
 		return Renewal{Coupon: coupon, Value: value, Taken: taken}, nil
 	}
-	if err := c.CreateCoupon(ctx, CouponRequest{ID: coupon, Name: name, AmountOff: taken, MaxRedemptions: 1}); err != nil {
+	if err := c.CreateCoupon(ctx, CouponRequest{ID: coupon, Reference: reference, Name: name, AmountOff: taken, MaxRedemptions: 1}); err != nil {
 		return Renewal{}, err
 	}
 	_, err = c.SetDiscounts(ctx, invoiceID, append(slices.Clone(inv.Discounts), Discount{CouponID: coupon}), KeyPrefix+"discount:"+fingerprint(reference+"\x00"+invoiceID))

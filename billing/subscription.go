@@ -119,6 +119,7 @@ type Price struct {
 type Discount struct {
 	ID            string    `json:"id"`
 	CouponID      string    `json:"coupon_id,omitempty"`
+	Reference     string    `json:"reference,omitempty"` // that of Coupon or DiscountRenewal
 	PromotionCode string    `json:"promotion_code,omitempty"`
 	PercentOff    string    `json:"percent_off,omitempty"` // decimal, "12.5"; empty for an amount
 	AmountOff     Money     `json:"amount_off,omitzero"`

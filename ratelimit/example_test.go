@@ -3,6 +3,7 @@ package ratelimit_test
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/kolekt/commerce/ratelimit"
 	"github.com/kolekt/commerce/ratelimit/ratelimitmem"
@@ -68,4 +69,48 @@ func ExamplePlan_Bounds() {
 	// Output:
 	// minute: at most 20 at once and 120 in any 1m0s, then one each 600ms
 	// month: at most 5000 in a calendar period of 1 month; at most 10000 around a border
+}
+
+// Refused requests of each account over the last day, for a dashboard: a second
+// limiter whose only window never fills counts them. Its memory is the store's,
+// and with a shared store the count is that of all instances. OnDecision of a
+// MiddlewareConfig is the place to call refused from.
+func ExampleStrict_countRefused() {
+	ctx := context.Background()
+	store := ratelimitmem.New(ratelimitmem.Config{})
+	limiter, err := ratelimit.New(store, ratelimit.Config{Name: "api"})
+	if err != nil {
+		panic(err)
+	}
+	counter, err := ratelimit.New(store, ratelimit.Config{Name: "refused"})
+	if err != nil {
+		panic(err)
+	}
+	day, err := ratelimit.NewPlan("day", ratelimit.Strict("day", ratelimit.MaxRollingLimit, 24*time.Hour))
+	if err != nil {
+		panic(err)
+	}
+	refused := func(account string, d ratelimit.Decision) {
+		if !d.Allowed {
+			_, _ = counter.Allow(ctx, account, day, 1) // a figure may miss one
+		}
+	}
+	free, err := ratelimit.NewPlan("free", ratelimit.PerHour(2))
+	if err != nil {
+		panic(err)
+	}
+	for range 5 {
+		d, err := limiter.Allow(ctx, "acct_1", free, 1)
+		if err != nil {
+			panic(err)
+		}
+		refused("acct_1", d)
+	}
+	d, err := counter.Peek(ctx, "acct_1", day, 1)
+	if err != nil {
+		panic(err)
+	}
+	w := d.Window(0)
+	fmt.Println(w.Limit - w.Remaining)
+	// Output: 3
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,6 +32,18 @@ type GuardConfig struct {
 // does. While that one is away, each window is enforced as its OnFailure says:
 // by a share of its limit on a local store, not at all, or by refusing.
 //
+// A bucket and a rolling window begin locally as if nothing had been used: soon
+// that is true. A period goes on from what the store last said to this process
+// about the key, and each instance enforces its share of what was left then. So
+// at most the limit is admitted in a period with one outage, plus what other
+// instances admitted since this one last asked about the key, plus one unit for
+// each instance when fewer units are left than there are instances. About a key
+// that the process hasn't asked about in the period it knows nothing, and
+// enforces a share of the whole limit. Whatever happens, all instances together
+// admit no more than the limit locally in a period, beside what the store
+// admits. What is known is kept in the local store, within its bound; a refund
+// doesn't lower it.
+//
 // What is decided locally isn't charged to the store later. A decision that
 // misses the budget may have been charged to the store as well.
 //
@@ -52,6 +65,9 @@ type Guard struct {
 	mu    sync.Mutex
 	since time.Time
 	err   error
+
+	seed    maphash.Seed
+	stripes [64]sync.Mutex // by key: held to learn about it
 }
 
 // maxProbes bounds the probes that hang in a store that never answers.
@@ -88,7 +104,7 @@ func NewGuard(store, local Store, cfg GuardConfig) (*Guard, error) {
 	if cfg.Probe == 0 {
 		cfg.Probe = 200 * time.Millisecond
 	}
-	g := &Guard{remote: store, local: local, cfg: cfg, start: time.Now()}
+	g := &Guard{remote: store, local: local, cfg: cfg, start: time.Now(), seed: maphash.MakeSeed()}
 	if h, ok := store.(interface{ HonoursContext() bool }); ok {
 		g.inline = h.HonoursContext()
 	}
@@ -119,6 +135,30 @@ type guarded struct {
 	local  Decider // nil when a window is Closed
 	plan   *Plan   // the local share
 	closed uint8   // windows that refuse
+	known  []known
+}
+
+// known is a period whose usage is carried over to the local store.
+type known struct {
+	window       int
+	limit, share int64
+	local        Decider // of a plan with this window alone
+	spans        atomic.Pointer[moved]
+}
+
+// moved are the spans of a plan with one window, made of those of the whole.
+type moved struct {
+	of   *Spans
+	here Spans
+}
+
+func (k *known) spansOf(of *Spans) *Spans {
+	if m := k.spans.Load(); m != nil && m.of == of {
+		return &m.here
+	}
+	m := &moved{of: of, here: Spans{of[k.window]}}
+	k.spans.Store(m)
+	return &m.here
 }
 
 // Prepare implements Store.
@@ -135,8 +175,58 @@ func (g *Guard) Prepare(scope string, plan *Plan) (Decider, error) {
 		if d.local, err = g.local.Prepare(scope, d.plan); err != nil {
 			return nil, err
 		}
+		if d.known, err = g.carryOver(scope, plan, d.plan); err != nil {
+			return nil, err
+		}
 	}
 	return d, nil
+}
+
+func (g *Guard) carryOver(scope string, plan, share *Plan) ([]known, error) {
+	var all []known
+	for i, w := range share.windows {
+		if w.Algorithm != Period || w.Shadow || w.Limit == 0 {
+			continue
+		}
+		alone, err := newPlan(share.name, []Window{w}, false)
+		if err != nil {
+			return nil, err
+		}
+		local, err := g.local.Prepare(scope, alone)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, known{window: i, limit: plan.rules[i].Limit, share: w.Limit, local: local})
+	}
+	return all, nil
+}
+
+// learn raises what the local store counts in each period, so that this
+// instance's share of what is left is left there. It never lowers it: what was
+// decided locally in an earlier outage is unknown to the store.
+func (d *guarded) learn(ctx context.Context, req Request, used Used) {
+	stripe := &d.guard.stripes[maphash.String(d.guard.seed, req.Key)%uint64(len(d.guard.stripes))]
+	stripe.Lock()
+	defer stripe.Unlock()
+	for i := range d.known {
+		k := &d.known[i]
+		left := max(k.limit-used.Of(k.window), 0)
+		mine := left / int64(d.guard.cfg.Instances)
+		if left > 0 {
+			mine = max(mine, 1)
+		}
+		want := k.share - mine
+		if want <= 0 {
+			continue
+		}
+		ask := Request{Key: req.Key, Cost: 1, Op: Peek, Spans: k.spansOf(req.Spans)}
+		out, has, err := k.local.Decide(ctx, ask)
+		if err != nil || out.Stale() || has.Of(0) >= want {
+			continue
+		}
+		ask.Op, ask.Cost = Take, want-has.Of(0)
+		_, _, _ = k.local.Decide(ctx, ask) // without it the share is the whole limit's
+	}
 }
 
 // share is the plan that each of n instances enforces alone, with the same
@@ -181,6 +271,9 @@ func (d *guarded) Decide(ctx context.Context, req Request) (Outcome, Used, error
 	if err == nil {
 		if g.misses.Load() != 0 {
 			g.misses.Store(0)
+		}
+		if len(d.known) > 0 && req.Op != Adjust && !out.Stale() {
+			d.learn(ctx, req, used)
 		}
 		return out, used, nil
 	}

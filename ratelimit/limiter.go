@@ -162,7 +162,12 @@ func (l *Limiter) do(ctx context.Context, op Op, c *Call, d *Decision) (err erro
 	}
 	var spans *Spans
 	if plan.periods != 0 {
-		spans = l.spans(plan, c.Anchor)
+		if plan.anchors == 0 {
+			spans = plan.spans.Load()
+		}
+		if spans == nil {
+			spans = l.spans(plan, c.Anchor)
+		}
 	}
 	d.out, d.used, err = decider.Decide(ctx, Request{Key: c.Key, Cost: c.Cost, Op: op, Spans: spans})
 	if err == nil && d.out.Stale() {
@@ -173,12 +178,14 @@ func (l *Limiter) do(ctx context.Context, op Op, c *Call, d *Decision) (err erro
 		return err
 	}
 	d.plan, d.cost, d.spans = plan, c.Cost, spans
-	if d.Source = d.out.source(); d.Source != FromStore {
-		if alone, ok := decider.(*guarded); ok {
-			d.plan, d.asked = alone.plan, plan
+	if d.Allowed = d.out.bits == 0; !d.Allowed {
+		if d.Source = d.out.source(); d.Source != FromStore {
+			if alone, ok := decider.(*guarded); ok {
+				d.plan, d.asked = alone.plan, plan
+			}
 		}
+		d.conclude()
 	}
-	d.conclude()
 	if l.events != nil && op == Take {
 		l.events.hear(ctx, l.name, c.Key, d)
 	}

@@ -81,7 +81,7 @@ type Failure uint8
 // What to do with a window while the store is away.
 const (
 	// LocalShare enforces Limit divided by the number of instances in the
-	// process.
+	// process, and of a period that is under way what is known to be left.
 	LocalShare Failure = iota
 	// Open lets requests pass this window.
 	Open

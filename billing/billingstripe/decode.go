@@ -193,6 +193,7 @@ func decodeDiscount(n node) billing.Discount {
 	}
 	coupon := n.at("source", "coupon").or(n.at("coupon")) // moved in clover
 	d.CouponID = coupon.id()
+	d.Reference = coupon.at("metadata").at(billing.MetadataReference).text()
 	d.PromotionCode = n.at("promotion_code").id()
 	d.Start = n.at("start").time()
 	d.End = n.at("end").time()

@@ -2,7 +2,6 @@ package ratelimitmem
 
 import (
 	"context"
-	"hash/maphash"
 	"sync/atomic"
 
 	"github.com/kolekt/commerce/ratelimit"
@@ -10,86 +9,129 @@ import (
 
 type decider struct {
 	clock   *clock
-	seed    maphash.Seed
+	secret  *secret
 	scope   *scope
+	shape   shape
+	periods bool
+	shadow  uint8
 	n       int
 	words   int // that an entry must have
-	shadow  uint8
-	periods bool
-	pair    bool // a bucket and a period that refuse, in the first two words
-	bucket  bool // the only window, in the first word, is a bucket that refuses
 	rules   [ratelimit.MaxWindows]rule
+}
+
+// shape says whether a plan is one of those that nearly everybody has, and
+// which have a short way.
+type shape uint8
+
+const (
+	other  shape = iota
+	bucket       // one bucket that refuses, in an entry's first word
+	pair         // a bucket and a period that refuse, in its first two words
+)
+
+func (d *decider) shapeOf() shape {
+	first, second := &d.rules[0], &d.rules[1]
+	switch {
+	case d.shadow != 0 || first.kind != ratelimit.Bucket || first.offset != 0:
+		return other
+	case d.n == 1:
+		return bucket
+	case d.n == 2 && second.kind == ratelimit.Period && second.offset == 1:
+		return pair
+	}
+	return other
 }
 
 // Decide implements ratelimit.Decider. It waits for nothing that the context
 // could end.
-func (d *decider) Decide(_ context.Context, req ratelimit.Request) (out ratelimit.Outcome, used ratelimit.Used, err error) {
+func (d *decider) Decide(_ context.Context, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
 	now := d.clock.now()
+	h := d.secret.hash(req.Key)
+	switch {
+	case d.shape == pair && req.Op == ratelimit.Take:
+		if used, ok := d.take(h, req.Cost, req.Spans, now); ok {
+			return ratelimit.Outcome{Now: now}, used, nil
+		}
+	case d.shape == bucket && req.Op != ratelimit.Adjust:
+		if out, used, ok := d.swap(h, req.Cost, req.Op, now); ok {
+			return out, used, nil
+		}
+	}
+	return d.decide(&req, h, now)
+}
+
+// decide is Decide for every plan, key and operation.
+func (d *decider) decide(req *ratelimit.Request, h uint64, now int64) (out ratelimit.Outcome, used ratelimit.Used, err error) {
 	out.Now = now
 	if d.periods && req.Op != ratelimit.Adjust && d.stale(req.Spans, now) {
 		out.SetStale()
 		return out, used, nil
 	}
-	h := hash(d.seed, req.Key)
 	sh := &d.scope.shards[h%shards]
 	for {
 		t := sh.table.Load()
 		words, _ := t.find(h)
 		if len(words) < d.words {
-			if h = d.miss(sh, t, h, &req, now, words == nil); h == 0 {
+			if h = d.miss(sh, t, h, req, now, words == nil); h == 0 {
 				// Nothing is known and nothing will be: answer from a blank.
 				var blank [maxWords]uint64
-				d.apply(&entry{words: blank[:]}, &req, now, &out, &used)
+				d.apply(&entry{words: blank[:]}, req, now, &out, &used)
 				return out, used, nil
 			}
 			continue
-		}
-		if d.bucket && req.Op != ratelimit.Adjust {
-			if d.swap(&words[0], &req, now, &out, &used) {
-				return out, used, nil
-			}
 		}
 		first, ok := lock(words)
 		if !ok {
 			sh.next(t)
 			continue
 		}
-		if d.pair && req.Op == ratelimit.Take {
-			if next, ok := d.take(&words[1], first, &req, now, &used); ok {
-				unlock(words, next)
-				return out, used, nil
-			}
-		}
 		e := entry{words: words, first: first}
-		d.apply(&e, &req, now, &out, &used)
+		d.apply(&e, req, now, &out, &used)
 		unlock(words, e.first)
 		return out, used, nil
 	}
 }
 
-// take is apply for the commonest plan, a bucket and a period in an entry's
-// first two words, when both have room. It returns the first word to unlock
-// with, or false, having done nothing.
-func (d *decider) take(second *uint64, first uint64, req *ratelimit.Request, now int64, levels *ratelimit.Used) (uint64, bool) {
-	bucket, period := &d.rules[0], &d.rules[1]
-	count, end := unpackPeriod(*second)
-	to := req.Spans[1].To
+// take charges a plan of the shape pair when both windows have room. It reports
+// false, having done nothing, when one has none, or the entry isn't there and
+// free, or something is to be mended.
+func (d *decider) take(h uint64, cost int64, spans *ratelimit.Spans, now int64) (used ratelimit.Used, ok bool) {
+	rate, count := &d.rules[0], &d.rules[1]
+	span := &spans[1]
+	if now < span.From || now >= span.To || cost > rate.limit {
+		return used, false
+	}
+	words, _ := d.scope.shards[h%shards].table.Load().find(h)
+	if len(words) < 2 {
+		return used, false
+	}
+	w := (*[2]uint64)(words)
+	first := atomic.LoadUint64(&w[0])
+	if first&locked != 0 || !atomic.CompareAndSwapUint64(&w[0], first, first|locked) {
+		return used, false
+	}
+	n, end := int64(w[1]&countMask32), w[1]>>32
+	to := packEnd(span.To)
 	debt := max(int64(first>>1)-now, 0)
-	if end > to || debt > 2*bucket.burst || req.Cost > bucket.limit {
-		return first, false
+	if end != to {
+		if end > to {
+			unlock(words, first)
+			return used, false
+		}
+		if unpackEnd(end) <= now {
+			n = 0
+		}
 	}
-	if end <= now {
-		count = 0
+	after, sum := debt+cost*rate.interval, n+cost
+	if debt > 2*rate.burst || after > rate.burst || sum > count.limit {
+		unlock(words, first)
+		return used, false
 	}
-	debt += req.Cost * bucket.interval
-	count += req.Cost
-	if debt > bucket.burst || count > period.limit {
-		return first, false
-	}
-	*second = packPeriod(count, to)
-	levels.Set(0, debt)
-	levels.Set(1, count)
-	return uint64(now+debt) << 1, true
+	w[1] = to<<32 | uint64(sum)
+	unlock(words, uint64(now+after)<<1)
+	used.Set(0, after)
+	used.Set(1, sum)
+	return used, true
 }
 
 // miss makes room for an entry that was not found or is too narrow, and
@@ -113,29 +155,34 @@ func (d *decider) miss(sh *shard, t *table, h uint64, req *ratelimit.Request, no
 	return h
 }
 
-// swap decides about a plan of one bucket without taking the lock: the state is
-// one word, so that a compare and swap is the whole step. It reports false,
-// having done nothing, when somebody else was at the entry or the clock has
-// stepped back.
-func (d *decider) swap(word *uint64, req *ratelimit.Request, now int64, out *ratelimit.Outcome, levels *ratelimit.Used) bool {
+// swap decides about a plan of the shape bucket without taking the lock: the
+// state is one word, so that a compare and swap is the whole step. It reports
+// false, having done nothing, when the entry isn't there, somebody else was at
+// it, or the clock has stepped back.
+func (d *decider) swap(h uint64, cost int64, op ratelimit.Op, now int64) (out ratelimit.Outcome, used ratelimit.Used, ok bool) {
+	words, _ := d.scope.shards[h%shards].table.Load().find(h)
+	if len(words) == 0 {
+		return out, used, false
+	}
 	r := &d.rules[0]
-	w := atomic.LoadUint64(word)
-	used := max(int64(w>>1)-now, 0)
-	if w&locked != 0 || used > 2*r.burst {
-		return false
+	w := atomic.LoadUint64(&words[0])
+	debt := max(int64(w>>1)-now, 0)
+	if w&locked != 0 || debt > 2*r.burst {
+		return out, used, false
 	}
-	if req.Cost > r.limit {
+	out.Now = now
+	if cost > r.limit {
 		out.SetOver(0, false, ratelimit.WaitForever)
-	} else if after := used + req.Cost*r.interval; after > r.burst {
+	} else if after := debt + cost*r.interval; after > r.burst {
 		out.SetOver(0, false, after-r.burst)
-	} else if req.Op == ratelimit.Take {
-		if !atomic.CompareAndSwapUint64(word, w, uint64(now+after)<<1) {
-			return false
+	} else if op == ratelimit.Take {
+		if !atomic.CompareAndSwapUint64(&words[0], w, uint64(now+after)<<1) {
+			return out, used, false
 		}
-		used = after
+		debt = after
 	}
-	levels.Set(0, used)
-	return true
+	used.Set(0, debt)
+	return out, used, true
 }
 
 func (d *decider) stale(spans *ratelimit.Spans, now int64) bool {

@@ -9,7 +9,12 @@
 // entry. So there is no sweeper and no pause: when one of 256 parts is full of
 // entries, that part alone is rebuilt without the dead ones.
 //
-// Keys are told apart by a 64-bit hash with a random seed. Two keys of the same
+// The time is monotonic and right to some microseconds. On amd64 it is mostly
+// read from the processor's counter, which the clock corrects every 5 ms, and
+// that is also the most by which an instant can be wrong if the counter jumps.
+// Config.CoarseClock saves that reading too.
+//
+// Keys are told apart by a 64-bit hash with a random secret. Two keys of the same
 // scope share one entry with a probability of n²/2⁶⁵ among n live keys: 3 in 10⁸
-// for a million. Nobody can aim for it without the seed.
+// for a million. Nobody can aim for it without the secret.
 package ratelimitmem

@@ -70,13 +70,18 @@ func lock(words []uint64) (first uint64, ok bool) {
 
 func unlock(words []uint64, first uint64) { atomic.StoreUint64(&words[0], first) }
 
+// comeBack is within what time a key that was here is expected again although
+// its state is the same as none, in microseconds.
+const comeBack = 1_000_000
+
 // shard is a part of a scope.
 type shard struct {
 	table atomic.Pointer[table]
 	mu    sync.Mutex // held to insert and to rebuild
 	used  uint64     // slots taken, the dead ones too
 	full  int64      // until when not to look for dead entries again, microseconds
-	_     [24]byte   // a cache line each
+	last  int64      // when it was rebuilt, microseconds
+	_     [16]byte   // a cache line each
 }
 
 // insert makes an empty entry for a hash. When the shard holds its share of
@@ -116,9 +121,9 @@ func (s *shard) widen(sc *scope, words int, now int64) {
 	}
 }
 
-// rebuild moves the live entries to a new table, at half its size. Each entry
-// is taken away under its lock and marked, so a decision that is under way is
-// either moved with it or starts again in the new table: none is lost. The
+// rebuild moves the live entries to a new table, of twice their number. Each
+// entry is taken away under its lock and marked, so a decision that is under way
+// is either moved with it or starts again in the new table: none is lost. The
 // caller holds the mutex.
 func (s *shard) rebuild(sc *scope, now int64, words int) *table {
 	old := s.table.Load()
@@ -137,8 +142,14 @@ func (s *shard) rebuild(sc *scope, now int64, words int) *table {
 		}
 		atomic.StoreUint64(&entry[0], moved)
 	}
-	s.used = uint64(len(live)) / old.stride
-	t := newTable(words, max(2*(s.used+1), 4))
+	room := uint64(len(live)) / old.stride
+	if now-s.last < comeBack {
+		// Full again so soon: those that died meanwhile will be back, and must
+		// not cost a rebuild each time.
+		room = max(room, min(s.used, sc.maxShard))
+	}
+	s.used, s.last = uint64(len(live))/old.stride, now
+	t := newTable(words, max(2*(room+1), 4))
 	for i := uint64(0); i < uint64(len(live)); i += old.stride {
 		_, free := t.find(live[i])
 		copy(t.data[free:], live[i:i+old.stride])

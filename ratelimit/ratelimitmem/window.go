@@ -35,16 +35,19 @@ type rule struct {
 }
 
 // A count and the end of its period share a word.
-func packPeriod(count, end int64) uint64 {
-	return uint64(end/1_000_000-epoch)<<32 | uint64(count)
-}
+func packPeriod(count, end int64) uint64 { return packEnd(end)<<32 | uint64(count) }
 
 func unpackPeriod(w uint64) (count, end int64) {
 	if w == 0 {
 		return 0, 0
 	}
-	return int64(w & 0xffffffff), (int64(w>>32) + epoch) * 1_000_000
+	return int64(w & countMask32), unpackEnd(w >> 32)
 }
+
+const countMask32 = 1<<32 - 1
+
+func packEnd(end int64) uint64   { return uint64(end/1_000_000 - epoch) }
+func unpackEnd(end uint64) int64 { return (int64(end) + epoch) * 1_000_000 }
 
 // counts of a Rolling window: the newest slot's number, then 9 counts of 21
 // bits, the newest first.

@@ -400,6 +400,45 @@ func TestCallersOfAHungServerLeaveWithTheirContext(t *testing.T) {
 	}, 10*time.Second, time.Millisecond)
 }
 
+// While the server is stopped, a month goes on from what is known of it; the
+// control, a process that has just begun, starts from nothing.
+func TestAMonthGoesOnWhileTheServerIsStopped(t *testing.T) {
+	server := redistest.Server(t, services.RedisConfig{})
+	client := redis.NewClient(&redis.Options{Addr: server.Addr()})
+	defer client.Close()
+	ctx := context.Background()
+	plan := newPlan(t, ratelimit.PerMinute(1000), ratelimit.PerMonth(100))
+	prefix := redistest.Prefix()
+	instance := func() *ratelimit.Limiter {
+		g, err := ratelimit.NewGuard(newStore(t, client, ratelimitredis.Config{Prefix: prefix}), ratelimitmem.New(ratelimitmem.Config{}),
+			ratelimit.GuardConfig{Budget: time.Second, Misses: 1, Probe: time.Hour})
+		require.NoError(t, err)
+		return newLimiter(t, g)
+	}
+	take := func(l *ratelimit.Limiter, n int) (admitted int, source ratelimit.Source) {
+		for range n {
+			d, err := l.Allow(ctx, "k", plan, 1)
+			require.NoError(t, err)
+			if source = d.Source; d.Allowed {
+				admitted++
+			}
+		}
+		return admitted, source
+	}
+	one, control := instance(), instance()
+	admitted, source := take(one, 70)
+	require.Equal(t, 70, admitted)
+	require.Equal(t, ratelimit.FromStore, source)
+
+	server.Freeze()
+	defer server.Thaw()
+	admitted, source = take(one, 200)
+	require.Equal(t, ratelimit.FromLocal, source)
+	require.Equal(t, 30, admitted)
+	admitted, _ = take(control, 200)
+	require.Equal(t, 100, admitted, "it hadn't asked about the key")
+}
+
 // A server that dies under a batch answers every caller in it.
 func TestABatchThatFailsTellsAllItsCallers(t *testing.T) {
 	server := redistest.Server(t, services.RedisConfig{})
