@@ -48,6 +48,7 @@ const (
 	ReasonEnding   Reason = "ending"  // the end is scheduled: the plan stays until then
 	ReasonGrace    Reason = "grace"   // a renewal is unpaid, within Policy.Grace
 	ReasonUnknown  Reason = "unknown" // a status that this version doesn't know: what there was stays
+	ReasonComp     Reason = "comp"    // not of a subscription: see Service.Comp
 
 	ReasonNone           Reason = "no_subscription"
 	ReasonIncomplete     Reason = "incomplete" // the first payment is due
@@ -55,7 +56,7 @@ const (
 	ReasonPastDue        Reason = "past_due"   // a renewal is unpaid for longer than Policy.Grace
 	ReasonSuspended      Reason = "suspended"  // … than Policy.Suspend: nothing at all
 	ReasonUnpaid         Reason = "unpaid"     // the gateway has given up
-	ReasonPaused         Reason = "paused"     // a trial ended without a payment method
+	ReasonPaused         Reason = "paused"     // by Service.Pause, and what was paid is over; or a trial ended without a payment method
 	ReasonCanceled       Reason = "canceled"
 	ReasonStale          Reason = "stale"           // no news for longer than Policy.MaxStale
 	ReasonUnknownPlan    Reason = "unknown_plan"    // no item's price is in the catalogue
@@ -103,6 +104,8 @@ type Decision struct {
 	Pending string `json:"pending,omitempty"`
 	// Dunning is how far the account is in arrears.
 	Dunning Level `json:"dunning"`
+	// Remedy is what helps against the last decline, in arrears.
+	Remedy Remedy `json:"remedy,omitempty"`
 	// AsOf is when the gateway was last asked; Stale says that its news is
 	// overdue.
 	AsOf  time.Time `json:"as_of,omitzero"`
@@ -126,6 +129,7 @@ func Access(c *Catalog, p Policy, a *Account, now time.Time) Decision {
 		dec.Reason = ReasonNone
 	} else {
 		dec.SubscriptionID, dec.Status = d.sub.ID, d.sub.Status
+		dec.Remedy, _ = a.remedy(d.sub)
 	}
 	var plan *Plan
 	if c.def >= 0 {
@@ -146,6 +150,10 @@ func Access(c *Catalog, p Policy, a *Account, now time.Time) Decision {
 	case d.plan >= 0:
 		dec.Pending = c.plans[d.plan].ID
 	}
+	if i, ok := c.byID[compOf(a)]; ok && a.Comp.at(now) && dec.Reason != ReasonSuspended && (!dec.Paid || i > d.plan) {
+		dec.Reason, dec.Paid, dec.Until, plan = ReasonComp, false, earlier(dec.Until, a.Comp.Until), &c.plans[i]
+		dec.Version, dec.Addons = 0, nil
+	}
 	if dec.Period.IsZero() {
 		dec.Period = calendarMonth(now)
 	}
@@ -162,6 +170,13 @@ func (c *Catalog) countAddons(held []heldAddon) map[string]int64 {
 		count[c.addons[h.addon].ID] += h.quantity
 	}
 	return count
+}
+
+func compOf(a *Account) string {
+	if a.Comp == nil {
+		return ""
+	}
+	return a.Comp.Plan
 }
 
 // verdict is what one subscription gives.
@@ -230,6 +245,12 @@ func reasonOf(p Policy, a *Account, s *Subscription, now time.Time) (Reason, tim
 	}
 	switch s.Status {
 	case StatusActive:
+		if paid := s.paidUntil(); !paid.IsZero() {
+			if !now.Before(paid) {
+				return ReasonPaused, time.Time{}, Settled
+			}
+			return ReasonActive, paid, Settled
+		}
 		return ReasonActive, time.Time{}, Settled
 	case StatusTrialing:
 		return ReasonTrialing, s.TrialEnd, Settled

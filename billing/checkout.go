@@ -45,11 +45,15 @@ func (s *Service) Checkout(ctx context.Context, account string, o CheckoutOrder)
 		}
 		return *c, nil
 	}
+	over := "" // the page that can't be handed out again, also where nobody told that it expired
+	if a.Checkout != nil {
+		over = a.Checkout.ID
+	}
 	if a, err = s.ready(ctx, account); err != nil {
 		return Checkout{}, err
 	}
 	keep := "" // a racing call may have opened the same page meanwhile
-	if c := a.Checkout; c != nil && c.Print == s.checkoutPrint(&a, &o, items) {
+	if c := a.Checkout; c != nil && c.ID != over && c.Print == s.checkoutPrint(&a, &o, items) {
 		keep = c.ID
 	}
 	if err := s.clear(ctx, &a, keep); err != nil {
@@ -78,7 +82,7 @@ func (s *Service) Checkout(ctx context.Context, account string, o CheckoutOrder)
 func (s *Service) checkoutRequest(a *Account, o *CheckoutOrder, items []LineItem) checkoutIntent {
 	return checkoutIntent{Plan: o.Plan, Request: CheckoutRequest{
 		CustomerID: a.CustomerID, Account: a.ID, Items: items,
-		SuccessURL: o.SuccessURL, CancelURL: o.CancelURL, TrialDays: s.trial(a, &o.Order),
+		SuccessURL: o.SuccessURL, CancelURL: o.CancelURL, TrialDays: s.trial(a, &o.Order), TrialWithoutCard: o.TrialWithoutCard && s.trial(a, &o.Order) > 0,
 		CouponID: o.CouponID, PromotionCode: o.PromotionCode, AllowPromotionCodes: o.AllowPromotionCodes,
 		Metadata: o.metadata(s.catalog),
 	}}
@@ -151,6 +155,9 @@ func (s *Service) SyncCheckout(ctx context.Context, account, sessionID string) (
 func (s *Service) Portal(ctx context.Context, account, returnURL string) (string, error) {
 	id, err := s.EnsureCustomer(ctx, account)
 	if err != nil {
+		return "", err
+	}
+	if err := s.OnPage(ctx, account); err != nil {
 		return "", err
 	}
 	call, cancel := s.call(ctx)

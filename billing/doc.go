@@ -53,6 +53,17 @@
 // provider is down, and Decision.Stale says so. A Feed answers them from
 // memory, for request paths, and goes on while the store is down too.
 //
+// What somebody of the application does by hand (ExtendTrial, GrantCredit, Comp,
+// Refund) takes an Audit: a key that gives it one effect for good, who, and why;
+// it stands in the account's Timeline. Of an invoice, no more is ever given back
+// than was paid. Seats are taken in the store's one step, never more than are
+// paid for, and any number of changes reach the gateway as one.
+//
+// Why a payment was declined decides what helps (RemedyFor): nothing but
+// waiting, another payment method, the customer's own confirmation. It drives
+// Policy's steps, Decision.Remedy and the notices; a new payment method is
+// charged at once for what is open, and once.
+//
 // Notices come at least once, in Config.Handle, with IDs derived from what
 // they are about; see Notice.
 //

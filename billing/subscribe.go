@@ -26,8 +26,16 @@ type Order struct {
 	Current bool
 
 	CouponID      string
-	PromotionCode string            // the gateway's ID of it
-	NoTrial       bool              // skip the plan's trial
+	PromotionCode string // the gateway's ID of it
+	NoTrial       bool   // skip the plan's trial
+	// TrialWithoutCard starts a trial that needs no payment method: it is
+	// paused at its end unless one has come. On the gateway's page, none is
+	// asked for.
+	TrialWithoutCard bool
+	// PaymentMethod is one that the account's customer has set up, for
+	// Subscribe: the first payment is charged to it, and with
+	// Config.TrialCardKey its trial is decided before anything is sold.
+	PaymentMethod string
 	Metadata      map[string]string // on the subscription
 }
 
@@ -216,12 +224,16 @@ func (s *Service) Subscribe(ctx context.Context, account string, o Order) (Subsc
 	if err != nil {
 		return Subscribed{}, err
 	}
+	if err := s.trialOf(ctx, &a, &o); err != nil {
+		return Subscribed{}, err
+	}
 	request := func(a *Account) SubscribeRequest {
 		r := SubscribeRequest{
 			CustomerID: a.CustomerID, Account: account, Items: items,
-			CouponID: o.CouponID, PromotionCode: o.PromotionCode, Metadata: o.metadata(s.catalog),
+			CouponID: o.CouponID, PromotionCode: o.PromotionCode, Metadata: o.metadata(s.catalog), PaymentMethod: o.PaymentMethod,
 		}
 		if days := s.trial(a, &o); days > 0 {
+			r.TrialWithoutCard = o.TrialWithoutCard
 			// A day's callers ask for the same.
 			r.TrialEnd = s.now().Truncate(24*time.Hour).AddDate(0, 0, int(days)+1)
 		}

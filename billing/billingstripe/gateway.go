@@ -21,8 +21,9 @@ import (
 // Verify; the rest has good defaults.
 type Config struct {
 	// SecretKey is the API key: sk_test_…, sk_live_…, or a restricted one
-	// (rk_…) that may write customers, subscriptions, invoices, checkout and
-	// portal sessions, and read prices, promotion codes and events.
+	// (rk_…) that may write customers, subscriptions, invoices, credit notes,
+	// coupons, setup intents, checkout and portal sessions, and read prices,
+	// promotion codes, payment methods, payment intents and events.
 	SecretKey string
 	// WebhookSecrets are the signing secrets (whsec_…) of the endpoints whose
 	// events Verify accepts: more than one while a secret is being rotated.

@@ -149,9 +149,10 @@ func callEverything(t *testing.T, g *billingstripe.Gateway) {
 
 	items := []billing.LineItem{{PriceID: "price_1", Quantity: 2}, {PriceID: "price_metered"}}
 	for key, req := range map[string]billing.SubscribeRequest{
-		"k2": {CustomerID: customer.ID, Account: "acc_1", Items: items},
-		"k3": {CustomerID: customer.ID, Account: "acc_1", Items: items, TrialEnd: time.Now().Add(1000 * time.Hour), CouponID: "coupon_1", Metadata: map[string]string{"a": "b"}},
-		"k4": {CustomerID: customer.ID, Account: "acc_1", Items: items, PromotionCode: "SPRING"},
+		"k2":  {CustomerID: customer.ID, Account: "acc_1", Items: items},
+		"k3":  {CustomerID: customer.ID, Account: "acc_1", Items: items, TrialEnd: time.Now().Add(1000 * time.Hour), CouponID: "coupon_1", Metadata: map[string]string{"a": "b"}},
+		"k4":  {CustomerID: customer.ID, Account: "acc_1", Items: items, PromotionCode: "SPRING"},
+		"k4b": {CustomerID: customer.ID, Account: "acc_1", Items: items, TrialEnd: time.Now().Add(1000 * time.Hour), TrialWithoutCard: true, PaymentMethod: "pm_1"},
 	} {
 		_, err := g.Subscribe(ctx, req, key)
 		require.NoError(t, err)
@@ -169,7 +170,8 @@ func callEverything(t *testing.T, g *billingstripe.Gateway) {
 		{CancelAtPeriodEnd: &no, CancelReason: "changed my mind"},
 		{TrialEnd: time.Now().Add(100 * time.Hour), Metadata: map[string]string{"a": "b"}},
 		{TrialEnd: time.Now()},
-		{PauseCollection: &void},
+		{PauseCollection: &void, PauseUntil: time.Now().Add(1000 * time.Hour)},
+		{AnchorNow: true, Proration: "none", PauseCollection: &collect},
 		{PauseCollection: &collect, PaymentMethod: "pm_1"},
 		{Items: change.Items, Proration: "none", IfUnpaid: "pending_if_incomplete"},
 	} {
@@ -184,7 +186,7 @@ func callEverything(t *testing.T, g *billingstripe.Gateway) {
 	require.NoError(t, err)
 
 	checkout, err := g.CreateCheckout(ctx, billing.CheckoutRequest{
-		CustomerID: customer.ID, Account: "acc_1", Items: items, TrialDays: 14, CouponID: "coupon_1",
+		CustomerID: customer.ID, Account: "acc_1", Items: items, TrialDays: 14, TrialWithoutCard: true, CouponID: "coupon_1",
 		SuccessURL: "https://example.com/done?session={CHECKOUT_SESSION_ID}", CancelURL: "https://example.com/plans",
 		ExpiresAt: time.Now().Add(time.Hour), Metadata: map[string]string{"a": "b"},
 	}, "k7")
@@ -201,6 +203,30 @@ func callEverything(t *testing.T, g *billingstripe.Gateway) {
 	require.NotEmpty(t, page)
 	_, _, err = g.Invoices(ctx, customer.ID, "in_1")
 	require.NoError(t, err)
+	_, err = g.Invoice(ctx, "in_1")
+	require.NoError(t, err)
+	_, err = g.PayInvoice(ctx, "in_1", billing.PayRequest{PaymentMethod: "pm_1", OffSession: true}, "k20")
+	require.NoError(t, err)
+	pm, err := g.PaymentMethod(ctx, "pm_1")
+	require.NoError(t, err)
+	require.Equal(t, "card", pm.Type)
+	require.NotEmpty(t, pm.Fingerprint)
+	_, err = g.CreateSetup(ctx, customer.ID, "k21")
+	require.NoError(t, err)
+	require.NoError(t, g.SetPaymentMethod(ctx, customer.ID, "sub_1", pm.ID, "k22"))
+	_, err = g.UnpauseSubscription(ctx, "sub_1", "k23")
+	require.NoError(t, err)
+	for i, req := range []billing.CreditNoteRequest{{}, {ToBalance: true, Reason: billing.RefundOrderChange}, {Open: true}} {
+		req.InvoiceID, req.Amount, req.Reference = "in_1", billing.Money{Amount: 100, Currency: "USD"}, "r"
+		_, err = g.CreateCreditNote(ctx, req, "k24"+string(rune('a'+i)))
+		require.NoError(t, err)
+	}
+	_, err = g.FindCreditNote(ctx, "in_1", "r")
+	require.ErrorIs(t, err, billing.ErrNotFound, "the mock keeps no metadata")
+	_, err = g.AddBalance(ctx, customer.ID, billing.Money{Amount: -100, Currency: "USD"}, "r", "k25")
+	require.NoError(t, err)
+	_, err = g.FindBalance(ctx, customer.ID, "r")
+	require.ErrorIs(t, err, billing.ErrNotFound, "the mock keeps no metadata")
 	_, _, err = g.Events(ctx, time.Now().Add(-24*time.Hour), "")
 	require.NoError(t, err)
 	_, _, err = g.Events(ctx, time.Now().Add(-24*time.Hour), "evt_1")
