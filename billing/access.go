@@ -86,7 +86,8 @@ type Decision struct {
 	Paid bool `json:"paid"`
 	// Version is the version of the plan that the subscriber has.
 	Version int64 `json:"version,omitempty"`
-	// Addons are the add-ons at work, and how many of each.
+	// Addons are the add-ons at work, and how many of each. It isn't to be
+	// changed.
 	Addons map[string]int64 `json:"addons,omitempty"`
 	// Until is when the decision changes if no news comes; zero: not by time
 	// alone.
