@@ -21,7 +21,7 @@
 //		return // 402: r.Used of r.Limit, r.Reset()
 //	}
 //	// … the work …
-//	_, err = r.CommitEvent(ctx, 1, map[string]any{"characters": 512, "tone": "casual"})
+//	_, err = r.CommitEvent(ctx, 1, usage.Int("characters", 512), usage.String("tone", "casual"))
 //
 //	sum, err := svc.Summary(ctx, usage.Query{Account: account, Meter: "kolekts"})
 //

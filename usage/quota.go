@@ -25,7 +25,7 @@ type Request struct {
 	// ID) in the same commit. Consume only; a reservation's event comes with
 	// CommitEvent.
 	Record     bool
-	Properties map[string]any
+	Properties Properties
 	// Quota, when set, is used instead of asking Config.Quota.
 	Quota *Quota
 }
@@ -95,7 +95,7 @@ func (r *Reservation) Commit(ctx context.Context, actual int64) (Decision, error
 
 // CommitEvent is Commit that also stores an event of the actual amount with
 // the properties, in the same commit. The event's ID is the reservation's.
-func (r *Reservation) CommitEvent(ctx context.Context, actual int64, properties map[string]any) (Decision, error) {
+func (r *Reservation) CommitEvent(ctx context.Context, actual int64, properties ...Property) (Decision, error) {
 	if !r.Allowed {
 		return Decision{}, fmt.Errorf("%w: the reservation was refused and holds nothing", ErrNotFound)
 	}

@@ -103,7 +103,7 @@ func (s *Service) chargeEntry(ctx context.Context, e *Entry) error {
 }
 
 // newEntry makes the event that a quota step records.
-func (s *Service) newEntry(account, meter, id string, n int64, properties map[string]any, at, now time.Time) (*Entry, error) {
+func (s *Service) newEntry(account, meter, id string, n int64, properties Properties, at, now time.Time) (*Entry, error) {
 	if m := s.meters[meter]; m.Aggregation == Count && n != 1 {
 		return nil, invalid("meter %q counts events: %d units can't be one event (use Aggregation sum)", meter, n)
 	}

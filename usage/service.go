@@ -49,6 +49,8 @@ type Service struct {
 	quotas QuotaStore
 	cfg    Config
 	meters map[string]Meter
+	// realTime says that Config.Now is time.Now.
+	realTime bool
 }
 
 // New checks the configuration and returns a service on the store.
@@ -79,13 +81,14 @@ func New(store Store, cfg Config) (*Service, error) {
 	setDefault(&cfg.HoldTTL, 15*time.Minute)
 	setDefault(&cfg.MaxAge, 35*24*time.Hour)
 	setDefault(&cfg.MaxAhead, 5*time.Minute)
-	if cfg.Now == nil {
+	realTime := cfg.Now == nil
+	if realTime {
 		cfg.Now = time.Now
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	s := &Service{store: store, quotas: cfg.Quotas, cfg: cfg, meters: meters}
+	s := &Service{store: store, quotas: cfg.Quotas, cfg: cfg, meters: meters, realTime: realTime}
 	if s.quotas == nil {
 		s.quotas = store
 	}

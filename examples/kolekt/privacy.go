@@ -69,7 +69,7 @@ func (h holders) sources(now func() time.Time) []gdpr.Source {
 		}, nil, now),
 		gdpr.Adapt(gdpr.Descriptor{
 			Name: "usage", Categories: []string{"usage"}, Purpose: "to count against the plan", Basis: gdpr.Contract, Retention: account, Portable: true, Allow: own,
-			Tables: []string{"usage_events", "usage_counters", "usage_days", "usage_holds", "usage_keys", "usage_notices"},
+			Tables: []string{"usage_events", "usage_counters", "usage_days", "usage_holds", "usage_keys", "usage_notices", "usage_packed"},
 		}, h.usage, nil, now),
 		gdpr.Adapt(gdpr.Descriptor{
 			Name: "apikeys", Categories: []string{"credentials' descriptions"}, Purpose: "to let programs in", Basis: gdpr.Contract, Retention: account, Allow: own,

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/kolekt/commerce/billing"
+	"github.com/kolekt/commerce/billing/billingstripe"
 	"github.com/kolekt/commerce/billing/stripesim"
 	"github.com/kolekt/commerce/referral"
 	"github.com/kolekt/commerce/referral/referralmem"
@@ -224,7 +225,35 @@ func TestACrashBetweenStripesAnswerAndOurMarkGrantsOnce(t *testing.T) {
 		taken, err = s.billing.Debit(ctx, "rwd_1:reverse", "ada", usd)
 		require.NoError(t, err)
 		require.Equal(t, usd, taken, "once")
+		require.Equal(t, map[time.Duration]int{time.Minute: 1, 25 * time.Hour: 2, 72 * time.Hour: 2}[wait], keyAlone(t, wait))
 	}
+}
+
+// keyAlone credits a customer, loses the answer, waits and tries again with the
+// same idempotency key and nothing else. It returns how many credits there are.
+func keyAlone(t *testing.T, wait time.Duration) (credits int) {
+	ctx := t.Context()
+	s := newShop(t, friends())
+	require.NoError(t, s.pay(ctx, "ada", billing.Order{Plan: "pro", Interval: billing.Month}))
+	gateway, err := billingstripe.New(billingstripe.Config{
+		SecretKey: stripesim.DefaultSecretKey, WebhookSecrets: []string{"whsec_test"}, URL: s.server.URL, Now: s.sim.Now,
+	})
+	require.NoError(t, err)
+	customer, err := gateway.FindCustomer(ctx, "ada")
+	require.NoError(t, err)
+	credit := func() {
+		_, err := gateway.AddBalance(ctx, customer.ID, billing.Money{Amount: -500, Currency: "USD"}, "rwd_1:grant", "the-stable-key")
+		require.NoError(t, err)
+	}
+	credit()
+	require.NoError(t, s.sim.Advance(ctx, wait))
+	credit()
+	for _, e := range s.sim.Ledger("") {
+		if e.Kind == stripesim.Balance {
+			credits++
+		}
+	}
+	return credits
 }
 
 // What is marked here and what Stripe has, after the marks were lost: Reconcile finds it in Stripe's metadata.

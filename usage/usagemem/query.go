@@ -3,11 +3,9 @@ package usagemem
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"sort"
-	"strconv"
 	"time"
 
 	"github.com/kolekt/commerce/usage"
@@ -44,7 +42,8 @@ func (s *Store) Aggregate(ctx context.Context, sel usage.Selection) ([]usage.Poi
 				return err
 			}
 			if sel.Unique != "" {
-				f.seen[text(e.Properties[sel.Unique])] = true
+				v, _ := e.Properties.Get(sel.Unique)
+				f.seen[v.Text()] = true
 			}
 		}
 		return ctx.Err()
@@ -74,17 +73,16 @@ func (s *Store) Aggregate(ctx context.Context, sel usage.Selection) ([]usage.Poi
 // pick returns the number and the group that a selection takes of an event.
 func pick(e usage.Entry, sel usage.Selection) (value int64, group string, ok bool) {
 	for name, want := range sel.Filter {
-		v, has := e.Properties[name]
-		if !has || text(v) != want {
+		if v, has := e.Properties.Get(name); !has || v.Text() != want {
 			return 0, "", false
 		}
 	}
 	if sel.GroupBy != "" {
-		v, has := e.Properties[sel.GroupBy]
+		v, has := e.Properties.Get(sel.GroupBy)
 		if !has {
 			return 0, "", false
 		}
-		group = text(v)
+		group = v.Text()
 	}
 	for _, f := range e.Figures {
 		if f.Name == sel.Figure {
@@ -92,19 +90,6 @@ func pick(e usage.Entry, sel usage.Selection) (value int64, group string, ok boo
 		}
 	}
 	return 0, "", false
-}
-
-// text spells a property as SQL does.
-func text(v any) string {
-	switch v := v.(type) {
-	case string:
-		return v
-	case bool:
-		return strconv.FormatBool(v)
-	case json.Number:
-		return v.String()
-	}
-	return fmt.Sprint(v)
 }
 
 func spanOf(bounds []time.Time, t time.Time) int {

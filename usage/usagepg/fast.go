@@ -17,9 +17,17 @@ import (
 const consumeAll = `
 update usage_counters c set used = c.used + $4, bare = c.bare + $4, lim = $5
 where c.account = $1 and c.meter = $2 and c.period_from = $3
-	and ($6::bigint < 0 or c.used + c.held + $4 <= $6)
+	and ($6::bigint < 0 or c.used + c.held + $4 <= $6)`
+
+// Two thresholds are the rule, and a subquery a tenth of the time.
+const (
+	consumeBelowTwo = consumeAll + `
+	and not (c.used < $7 and $7 <= c.used + $4) and not (c.used < $8 and $8 <= c.used + $4)
+returning c.used, c.held`
+	consumeBelowMany = consumeAll + `
 	and not exists (select from unnest($7::bigint[]) t where c.used < t and t <= c.used + $4)
 returning c.used, c.held`
+)
 
 // fast decides steps that are nothing but units of one counter, which most
 // are. It is false when they have to go the whole way.
@@ -38,14 +46,20 @@ func (s *Store) fast(ctx context.Context, steps []*step) (bool, error) {
 	if !s.counters.has(key) {
 		return false, nil // likely new: the whole way makes it
 	}
-	var thresholds []int64
+	thresholds := make([]int64, 0, 2)
 	if first.Limit > 0 {
 		for _, percent := range first.Thresholds {
 			thresholds = append(thresholds, usage.Threshold(first.Limit, percent))
 		}
 	}
+	sql, args := consumeBelowMany, []any{first.Account, first.Meter, first.Period.From, total, first.Limit, first.Cap, thresholds}
+	if len(thresholds) <= 2 {
+		// What hardly anything crosses stands for one that isn't there.
+		two := append(thresholds, 0, 0)
+		sql, args = consumeBelowTwo, append(args[:6], two[0], two[1])
+	}
 	var c usage.Counter
-	err := s.db.QueryRow(ctx, consumeAll, first.Account, first.Meter, first.Period.From, total, first.Limit, first.Cap, thresholds).
+	err := s.db.QueryRow(ctx, sql, args...).
 		Scan(&c.Used, &c.Held)
 	var pg *pgconn.PgError
 	switch {

@@ -3,6 +3,7 @@ package usagepg
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -26,6 +27,9 @@ func (s *Store) Maintain(ctx context.Context, now time.Time) error {
 		}
 	}
 	if err := s.compact(ctx, now); err != nil {
+		return err
+	}
+	if err := s.pack(ctx, now); err != nil {
 		return err
 	}
 	before := now.Add(-s.cfg.KeyRetention)
@@ -52,20 +56,22 @@ func (s *Store) Maintain(ctx context.Context, now time.Time) error {
 // one row: by then hardly anybody writes to it.
 const compactAfter = time.Hour
 
-const oldestShards = `select min(bucket) from usage_platform where shard > 0 and bucket < $1`
+const oldestShards = `select min(bucket) from usage_platform where shard > 0 and bucket < $1::timestamptz - grain * interval '1 day'`
 
 const compactShards = `
 with gone as (
-	delete from usage_platform where shard > 0 and bucket >= $1 and bucket < least($1 + interval '1 day', $2) returning *
+	delete from usage_platform
+	where shard > 0 and bucket >= $1::timestamptz and bucket < $1::timestamptz + interval '1 day' and bucket < $2::timestamptz - grain * interval '1 day'
+	returning *
 ), merged as (
-	select meter, figure, dim, bucket, sum(cnt)::bigint as cnt, sum(sum) as sum, min(min) as min, max(max) as max,
+	select meter, figure, dim, grain, bucket, sum(cnt)::bigint as cnt, sum(sum) as sum, min(min) as min, max(max) as max,
 		max(array[(date_part('epoch', last_at) * 1e6)::bigint, last]) as latest, max(last_at) as last_at, max(scale) as scale
-	from gone group by 1, 2, 3, 4
+	from gone group by 1, 2, 3, 4, 5
 )
-insert into usage_platform as d (meter, figure, dim, bucket, shard, cnt, sum, min, max, last, last_at, scale)
-select meter, figure, dim, bucket, 0, cnt, sum, min, max, latest[2], last_at, scale
-from merged order by meter, figure, dim, bucket
-on conflict (meter, figure, dim, bucket, shard) do update set` + mergeRollup
+insert into usage_platform as d (meter, figure, dim, grain, bucket, shard, cnt, sum, min, max, last, last_at, scale)
+select meter, figure, dim, grain, bucket, 0, cnt, sum, min, max, latest[2], last_at, scale
+from merged order by meter, figure, dim, grain, bucket
+on conflict (meter, figure, dim, grain, bucket, shard) do update set` + mergeRollup
 
 // compact merges the shards of old buckets, a day at a time.
 func (s *Store) compact(ctx context.Context, now time.Time) error {
@@ -191,8 +197,8 @@ from (
 // only those days are compared that still have rows.
 const auditPlatform = `
 with p as (
-	select meter, figure, dim, date_trunc('day', bucket, 'UTC') as day, sum(cnt) as cnt, sum(sum) as sum, min(min) as min, max(max) as max
-	from usage_platform group by 1, 2, 3, 4
+	select meter, figure, dim, grain, date_trunc('day', bucket, 'UTC') as day, sum(cnt) as cnt, sum(sum) as sum, min(min) as min, max(max) as max
+	from usage_platform group by 1, 2, 3, 4, 5
 ), d as (
 	select meter, figure, dim, day, sum(cnt) as cnt, sum(sum) as sum, min(min) as min, max(max) as max
 	from usage_days group by 1, 2, 3, 4
@@ -200,7 +206,7 @@ with p as (
 select count(*), coalesce((array_agg(format('platform %s/%s/%s %s: have %s events and %s, days say %s and %s',
 	meter, figure, dim, day, p.cnt, p.sum, d.cnt, d.sum))
 	filter (where (p.cnt, p.sum, p.min, p.max) is distinct from (d.cnt, d.sum, d.min, d.max)))[1:20], '{}')
-from d left join p using (meter, figure, dim, day)`
+from d cross join (values (0), (1)) as g (grain) left join p using (meter, figure, dim, grain, day)`
 
 const auditCounters = `
 select count(*), coalesce((array_agg(format('counter %s/%s from %s: used %s, held %s; events and bare steps say %s, reservations %s',
@@ -221,9 +227,13 @@ func (s *Store) Audit(ctx context.Context) (usage.Audit, error) {
 	var audit usage.Audit
 	err := pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
 		if s.pool != nil {
-			if _, err := tx.Exec(ctx, "set transaction isolation level repeatable read, read only"); err != nil {
+			if _, err := tx.Exec(ctx, "set transaction isolation level repeatable read"); err != nil {
 				return err
 			}
+		}
+		events, err := unpackForAudit(ctx, tx)
+		if err != nil {
+			return err
 		}
 		for _, part := range []struct {
 			sql   string
@@ -236,7 +246,7 @@ func (s *Store) Audit(ctx context.Context) (usage.Audit, error) {
 		} {
 			var n int64
 			var differences []string
-			if err := tx.QueryRow(ctx, part.sql).Scan(&n, &differences); err != nil {
+			if err := tx.QueryRow(ctx, strings.ReplaceAll(part.sql, "usage_events", events)).Scan(&n, &differences); err != nil {
 				return fmt.Errorf("usagepg: audit: %w", err)
 			}
 			*part.count += n

@@ -72,12 +72,16 @@ func (s *Store) ExportSubject(ctx context.Context, account string, emit func(str
 	return nil
 }
 
-// Events keep what the platform's totals are made of.
+// keptProperties are the names of those that the platform's totals are made of:
+// events keep them.
+const keptProperties = `
+select distinct name from usage_days d
+cross join lateral (values (d.figure), (split_part(d.dim, '=', 1))) as x (name)
+where d.account = $1 and name <> ''`
+
 const anonymise = `
 with kept as (
-	select distinct name from usage_days d
-	cross join lateral (values (d.figure), (split_part(d.dim, '=', 1))) as x (name)
-	where d.account = $1 and name <> ''
+	select name from unnest($3::text[]) as x (name)
 ), gone as (
 	delete from usage_events where (account, meter, ts, key) in (
 		select account, meter, ts, key from usage_events where account = $1 limit $2
@@ -85,7 +89,7 @@ with kept as (
 	returning *
 )
 insert into usage_events (account, meter, ts, key, value, flags, props)
-select '', meter, ts, gen_random_uuid(), value, 0,
+select '', meter, ts, hashtextextended(gen_random_uuid()::text, 0), value, 0,
 	(select jsonb_object_agg(p.key, p.value) from jsonb_each(gone.props) p where p.key in (select name from kept))
 from gone`
 
@@ -117,8 +121,16 @@ func (s *Store) EraseSubject(ctx context.Context, account string) (map[string]in
 				return err
 			}
 		}
+		rows, err := tx.Query(ctx, keptProperties, account)
+		if err != nil {
+			return err
+		}
+		keep, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			return err
+		}
 		for {
-			tag, err := tx.Exec(ctx, anonymise, account, sweepBatch)
+			tag, err := tx.Exec(ctx, anonymise, account, sweepBatch, keep)
 			if err != nil {
 				return err
 			}
@@ -127,6 +139,12 @@ func (s *Store) EraseSubject(ctx context.Context, account string) (map[string]in
 				break
 			}
 		}
+		// After the events: what was being packed meanwhile is in a block now.
+		n, err := anonymisePacked(ctx, tx, account, keep)
+		if err != nil {
+			return err
+		}
+		counts["event"] += n
 		if _, err := tx.Exec(ctx, mergeDays, account); err != nil {
 			return err
 		}
