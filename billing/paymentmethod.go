@@ -160,7 +160,7 @@ func (s *Service) UsePaymentMethod(ctx context.Context, account, paymentMethod s
 	_, _, err = s.act(ctx, account, opMethod, func(a *Account) (any, bool, error) {
 		r := payIntent{CustomerID: a.CustomerID, PaymentMethod: pm.ID}
 		done := a.PaymentMethod == pm.ID
-		if sub, ok := a.Current(); ok && sub.Status.Live() {
+		if sub, err := a.live(); err == nil {
 			r.SubscriptionID = sub.ID
 			done = done && (sub.DefaultPaymentMethod == "" || sub.DefaultPaymentMethod == pm.ID)
 		}

@@ -70,10 +70,19 @@ func (s *Service) ConvertTrial(ctx context.Context, account string) (Subscriptio
 	})
 }
 
-func (a *Account) trialing() (Subscription, error) {
+// live returns the subscription that is live.
+func (a *Account) live() (Subscription, error) {
 	sub, ok := a.Current()
 	if !ok || !sub.Status.Live() {
 		return sub, fmt.Errorf("%w: %s", ErrNoSubscription, a.ID)
+	}
+	return sub, nil
+}
+
+func (a *Account) trialing() (Subscription, error) {
+	sub, err := a.live()
+	if err != nil {
+		return sub, err
 	}
 	if sub.Status != StatusTrialing {
 		return sub, fmt.Errorf("%w: subscription %s is %s, not in a trial", ErrInvalid, sub.ID, sub.Status)
