@@ -28,8 +28,8 @@ type CustomerEraser interface {
 const page = 500
 
 // ExportSubject hands over everything that is kept about an account, record by
-// record: account, subscription, invoice, checkout, intent, notice, and event
-// with the bytes that the gateway sent. Fields hold text, integers, booleans,
+// record: account, subscription, invoice, checkout, intent, seat, adjustment,
+// comp, claim, notice, and event with the bytes that the gateway sent. Fields hold text, integers, booleans,
 // lists and maps of these. An account that isn't known has no record.
 func (s *Service) ExportSubject(ctx context.Context, account string, emit func(record string, fields map[string]any) error) error {
 	a, err := s.Account(ctx, account)
@@ -45,6 +45,15 @@ func (s *Service) ExportSubject(ctx context.Context, account string, emit func(r
 	}
 	if a.Version > 0 {
 		if err := s.exportAccount(&a, out); err != nil {
+			return err
+		}
+	}
+	claims, err := s.store.Claims(ctx, account)
+	if err != nil {
+		return fmt.Errorf("billing: export claims: %w", err)
+	}
+	for _, c := range claims {
+		if err := out("claim", c); err != nil {
 			return err
 		}
 	}
@@ -95,6 +104,7 @@ func withoutSecrets(body []byte) string {
 func (s *Service) exportAccount(a *Account, out func(string, any) error) error {
 	err := out("account", map[string]any{
 		"account": a.ID, "customer_id": a.CustomerID, "created": a.Created, "synced": a.SyncedAt, "trial_used": a.TrialUsed, "balance": a.Balance,
+		"payment_method": a.PaymentMethod,
 	})
 	for _, sub := range a.Subscriptions {
 		err = errors.Join(err, out("subscription", sub))
@@ -107,6 +117,15 @@ func (s *Service) exportAccount(a *Account, out func(string, any) error) error {
 	}
 	if a.Checkout != nil {
 		err = errors.Join(err, out("checkout", a.Checkout))
+	}
+	for _, seat := range a.Seats {
+		err = errors.Join(err, out("seat", seat))
+	}
+	for _, d := range a.Adjustments {
+		err = errors.Join(err, out("adjustment", d))
+	}
+	if a.Comp != nil {
+		err = errors.Join(err, out("comp", a.Comp))
 	}
 	return err
 }
@@ -334,5 +353,9 @@ func (a *Account) anonymize() {
 			inv.Lines[j].Description = ""
 		}
 	}
+	for i := range a.Adjustments {
+		a.Adjustments[i].By, a.Adjustments[i].Reason = "", ""
+	}
 	a.Checkout, a.Intents, a.Unpaid = nil, nil, nil
+	a.Seats, a.SeatOrder, a.PaymentMethod, a.TrialCards, a.Retry = nil, nil, "", nil, false
 }

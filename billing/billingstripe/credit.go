@@ -49,7 +49,7 @@ func (g *Gateway) CreateCoupon(ctx context.Context, req billing.CouponRequest) e
 	return err
 }
 
-// Invoice fetches an invoice with its discounts.
+// Invoice fetches an invoice with its discounts and what is needed to pay it.
 func (g *Gateway) Invoice(ctx context.Context, id string) (billing.Invoice, error) {
 	const op = "fetch invoice"
 	path, err := objectPath(op, "/v1/invoices/%s", id)
@@ -58,6 +58,7 @@ func (g *Gateway) Invoice(ctx context.Context, id string) (billing.Invoice, erro
 	}
 	params := &stripe.InvoiceParams{}
 	params.AddExpand("discounts")
+	params.AddExpand("payment_intent")
 	n, err := g.call(ctx, get(op, path, params))
 	if err != nil {
 		return billing.Invoice{}, err

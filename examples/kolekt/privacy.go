@@ -93,7 +93,7 @@ func (h holders) sources(now func() time.Time) []gdpr.Source {
 		gdpr.Adapt(gdpr.Descriptor{
 			Name: "billing", Categories: []string{"payment"}, Purpose: "to charge for the plan", Basis: gdpr.Contract, Recipients: []string{"Stripe"},
 			Retention: "invoices for as long as the law says, the rest until the account is erased", Allow: own,
-			Tables: []string{"billing_accounts", "billing_events", "billing_notices"},
+			Tables: []string{"billing_accounts", "billing_claims", "billing_events", "billing_notices"},
 		}, h.billing, map[string]gdpr.Retain{
 			"invoice": kept, "subscription": kept, "account": kept,
 			"provider_invoice": issued, "provider_charge": issued, "provider_checkout": issued, "provider_subscription": issued, "provider_event_log": logged,
