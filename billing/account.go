@@ -233,6 +233,7 @@ func compareIDs(x, y string) int {
 func (a Account) Clone() Account {
 	a.Subscriptions = cloneEach(a.Subscriptions, func(s *Subscription) {
 		s.Metadata, s.Discounts = maps.Clone(s.Metadata), slices.Clone(s.Discounts)
+		s.Scheduled = s.Scheduled.clone()
 		s.Items = cloneEach(s.Items, func(it *Item) { it.Price.Metadata = maps.Clone(it.Price.Metadata) })
 	})
 	a.Invoices = cloneEach(a.Invoices, func(inv *Invoice) {

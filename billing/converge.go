@@ -102,6 +102,9 @@ func (a *Account) mergeSubscription(e *Event) {
 	// A fetch saw all that had happened before it; created counts in seconds.
 	fresh := !e.Created.Before(a.SyncedAt.Truncate(time.Second))
 	if s.Status.Terminal() || last && fresh {
+		if was := old.Scheduled; was != nil && s.Scheduled != nil && was.ID == s.Scheduled.ID && s.Scheduled.At.IsZero() {
+			s.Scheduled = was.clone() // an event names the schedule and no more
+		}
 		*old = s
 	}
 }

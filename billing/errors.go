@@ -19,6 +19,8 @@ var (
 	// ErrUnknownLimit says that the catalogue has no such limit: a typo is
 	// loud, never zero and never infinite.
 	ErrUnknownLimit = errors.New("billing: unknown limit")
+	// ErrUnknownMeter says that the catalogue has no such meter.
+	ErrUnknownMeter = errors.New("billing: unknown meter")
 	// ErrSubscribed says that the account has a live subscription already.
 	ErrSubscribed = errors.New("billing: account has a live subscription")
 	// ErrNoSubscription says that the account has no live subscription.

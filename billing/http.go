@@ -131,11 +131,15 @@ type orderRequest struct {
 	Currency string   `json:"currency,omitempty"`
 	Interval Interval `json:"interval,omitempty"`
 	Seats    int64    `json:"seats,omitempty"`
-	Confirm  *Confirm `json:"confirm,omitempty"`
+	// Addons are how many of each; Current leaves an older version or price.
+	Addons  map[string]int64 `json:"addons,omitempty"`
+	Current bool             `json:"current,omitempty"`
+
+	Confirm *Confirm `json:"confirm,omitempty"`
 }
 
 func (o orderRequest) order() Order {
-	return Order{Plan: o.Plan, Currency: o.Currency, Interval: o.Interval, Seats: o.Seats}
+	return Order{Plan: o.Plan, Currency: o.Currency, Interval: o.Interval, Seats: o.Seats, Addons: o.Addons, Current: o.Current}
 }
 
 // read decodes a body strictly.
@@ -181,19 +185,30 @@ type SubscriptionView struct {
 	EndsAt    time.Time `json:"ends_at,omitzero"` // scheduled
 	EndedAt   time.Time `json:"ended_at,omitzero"`
 	CreatedAt time.Time `json:"created_at,omitzero"`
+	// Scheduled is the change that comes when the period ends.
+	Scheduled *ScheduledView `json:"scheduled,omitempty"`
+}
+
+// ScheduledView is a change that is scheduled, as its account may see it.
+type ScheduledView struct {
+	At   time.Time `json:"at"`
+	Plan string    `json:"plan,omitempty"`
 }
 
 func (s *Service) view(sub *Subscription) *SubscriptionView {
 	v := &SubscriptionView{
 		ID: sub.ID, Status: sub.Status, Period: sub.Period, TrialEnd: sub.TrialEnd, EndsAt: sub.endsAt(), EndedAt: sub.EndedAt, CreatedAt: sub.Created,
 	}
-	plan, item := s.catalog.planOf(sub)
-	if plan >= 0 {
-		v.Plan = s.catalog.plans[plan].ID
+	h := s.catalog.hold(sub)
+	if h.plan >= 0 {
+		v.Plan = s.catalog.plans[h.plan].ID
 	}
-	if item >= 0 {
-		it := sub.Items[item]
-		v.Price, v.Interval, v.Seats = it.Price.UnitAmount, it.Price.Interval, it.Quantity
+	if h.item >= 0 {
+		it := sub.Items[h.item]
+		v.Price, v.Interval, v.Seats = it.Price.UnitAmount, it.Price.Interval, h.seats(sub)
+	}
+	if next := sub.Scheduled; next != nil && !next.At.IsZero() {
+		v.Scheduled = &ScheduledView{At: next.At, Plan: next.Plan}
 	}
 	return v
 }

@@ -36,6 +36,9 @@ const (
 	opMethod    = "payment_method"
 	opPay       = "pay"
 	opUnpause   = "unpause"
+
+	opSchedule   = "schedule"
+	opUnschedule = "unschedule"
 )
 
 // outcome is what an executed intent returned; the field of its operation is
@@ -167,6 +170,9 @@ func encode(request any) json.RawMessage {
 
 // printOf is the fingerprint by which the same request is known.
 func printOf(request any) string {
+	if r, ok := request.(interface{ essence() any }); ok {
+		request = r.essence()
+	}
 	sum := sha256.Sum256(encode(request))
 	return hex.EncodeToString(sum[:16])
 }
@@ -303,6 +309,8 @@ func (s *Service) execute(ctx context.Context, it Intent) (out outcome, err erro
 		if err = json.Unmarshal(it.Request, &r); err == nil {
 			out.subscription, err = s.gateway.CancelSubscription(call, r.SubscriptionID, r.Request, it.Key)
 		}
+	case opSchedule, opUnschedule:
+		out.subscription, err = s.executeSchedule(call, it)
 	case opBalance:
 		var r balanceIntent
 		var c Creditor

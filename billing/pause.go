@@ -87,9 +87,9 @@ func (s *Service) Unpause(ctx context.Context, account string) (Subscription, er
 	if err != nil {
 		return Subscription{}, err
 	}
-	sub, ok := a.Current()
-	if !ok || !sub.Status.Live() {
-		return sub, fmt.Errorf("%w: %s", ErrNoSubscription, account)
+	sub, err := a.live()
+	if err != nil {
+		return sub, err
 	}
 	op, none := opUpdate, ""
 	update := UpdateRequest{PauseCollection: &none, Metadata: map[string]string{MetadataPaidUntil: ""}}

@@ -160,7 +160,7 @@ func (s *Service) UsePaymentMethod(ctx context.Context, account, paymentMethod s
 	_, _, err = s.act(ctx, account, opMethod, func(a *Account) (any, bool, error) {
 		r := payIntent{CustomerID: a.CustomerID, PaymentMethod: pm.ID}
 		done := a.PaymentMethod == pm.ID
-		if sub, ok := a.Current(); ok && sub.Status.Live() {
+		if sub, err := a.live(); err == nil {
 			r.SubscriptionID = sub.ID
 			done = done && (sub.DefaultPaymentMethod == "" || sub.DefaultPaymentMethod == pm.ID)
 		}
@@ -174,13 +174,28 @@ func (s *Service) UsePaymentMethod(ctx context.Context, account, paymentMethod s
 	}
 	var paid []Invoice
 	for _, id := range a.renewalsUnpaid() {
-		inv, err := s.pay(ctx, account, id, pm.ID, false)
-		if err != nil {
-			return paid, err
+		inv, payErr := s.pay(ctx, account, id, pm.ID, false)
+		if payErr != nil {
+			err = payErr
+			break
 		}
 		paid = append(paid, inv)
 	}
-	return paid, nil
+	if err != nil && !definite(err) {
+		return paid, err // Run goes on with it
+	}
+	return paid, errors.Join(err, s.tried(ctx, account, pm.ID))
+}
+
+// tried notes that a new payment method was charged, or refused: nobody else
+// is to try it.
+func (s *Service) tried(ctx context.Context, account, paymentMethod string) error {
+	_, err := s.edit(ctx, account, func(a *Account) bool {
+		was := a.Retry
+		a.Retry = a.Retry && a.PaymentMethod != paymentMethod // another one may have come meanwhile
+		return was != a.Retry
+	})
+	return err
 }
 
 // PayInvoice charges an open invoice of the account to its payment method,
@@ -281,10 +296,5 @@ func (s *Service) retryPayments(ctx context.Context, a *Account) error {
 			}
 		}
 	}
-	_, err := s.edit(ctx, a.ID, func(now *Account) bool {
-		was := now.Retry
-		now.Retry = now.Retry && now.PaymentMethod != a.PaymentMethod // or another one came meanwhile
-		return was != now.Retry
-	})
-	return err
+	return s.tried(ctx, a.ID, a.PaymentMethod)
 }

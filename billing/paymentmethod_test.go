@@ -31,6 +31,13 @@ func TestANewPaymentMethodPaysWhatIsOpen(t *testing.T) {
 	r := newSimRig(t)
 	inv := inArrears(t, r, "alice")
 	pm := r.card("alice", "mastercard")
+	// One that is declined is tried once.
+	attempts := r.newest("alice").AttemptCount
+	_, err := r.svc.UsePaymentMethod(r.ctx, "alice", r.card("alice", "chargeCustomerFail"))
+	require.ErrorIs(t, err, billing.ErrDeclined)
+	r.settle()
+	require.Equal(t, attempts+1, r.newest("alice").AttemptCount)
+
 	paid, err := r.svc.UsePaymentMethod(r.ctx, "alice", pm)
 	require.NoError(t, err)
 	require.Len(t, paid, 1)

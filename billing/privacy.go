@@ -104,6 +104,7 @@ func withoutSecrets(body []byte) string {
 func (s *Service) exportAccount(a *Account, out func(string, any) error) error {
 	err := out("account", map[string]any{
 		"account": a.ID, "customer_id": a.CustomerID, "created": a.Created, "synced": a.SyncedAt, "trial_used": a.TrialUsed, "balance": a.Balance,
+		"payment_method": a.PaymentMethod,
 	})
 	for _, sub := range a.Subscriptions {
 		err = errors.Join(err, out("subscription", sub))

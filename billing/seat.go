@@ -267,15 +267,15 @@ func (s *Service) SetSeats(ctx context.Context, account string, n int64) (Seatin
 // orderSeats puts a number of seats on its way. It says so to itself only: the
 // gateway is told when the order is due.
 func (s *Service) orderSeats(a *Account, n int64) (changed bool, err error) {
-	sub, plan, item, err := s.seatItem(a)
+	_, plan, have, err := s.paidSeats(a)
 	if err != nil {
 		return false, err
 	}
-	n = max(n, plan.Seats.Minimum, 1)
+	n = max(n, plan.Seats.least())
 	if plan.Seats.Maximum > 0 && n > plan.Seats.Maximum {
 		return false, fmt.Errorf("%w: plan %q has at most %d seats, not %d", ErrInvalid, plan.ID, plan.Seats.Maximum, n)
 	}
-	if sub.Items[item].Quantity == n {
+	if have == n {
 		changed = a.SeatOrder != nil
 		a.SeatOrder = nil
 		return changed, nil
@@ -293,17 +293,18 @@ func (s *Service) orderSeats(a *Account, n int64) (changed bool, err error) {
 	return true, nil
 }
 
-// seatItem is the item of the current subscription that is paid for each seat.
-func (s *Service) seatItem(a *Account) (Subscription, *Plan, int, error) {
+// paidSeats is how many seats the current subscription pays for, with those
+// that its plan includes.
+func (s *Service) paidSeats(a *Account) (Subscription, *Plan, int64, error) {
 	sub, err := a.changeable()
 	if err != nil {
 		return sub, nil, 0, err
 	}
-	plan, item := s.catalog.planOf(&sub)
-	if plan < 0 || item < 0 || s.catalog.plans[plan].Seats == nil {
+	h := s.catalog.hold(&sub)
+	if h.item < 0 || h.seatTerms() == nil {
 		return sub, nil, 0, fmt.Errorf("%w: the plan of subscription %s has no seats", ErrInvalid, sub.ID)
 	}
-	return sub, &s.catalog.plans[plan], item, nil
+	return sub, h.terms, h.seats(&sub), nil
 }
 
 // fillSeats gives those who wait the seats that are free, and drops an order
@@ -312,7 +313,7 @@ func (s *Service) fillSeats(a *Account) {
 	if len(a.Seats) == 0 && a.SeatOrder == nil {
 		return
 	}
-	if sub, _, item, err := s.seatItem(a); a.SeatOrder != nil && err == nil && sub.Items[item].Quantity == a.SeatOrder.Quantity {
+	if _, _, have, err := s.paidSeats(a); a.SeatOrder != nil && err == nil && have == a.SeatOrder.Quantity {
 		a.SeatOrder = nil
 	}
 	view := s.seating(a)
@@ -334,25 +335,37 @@ func (s *Service) sendSeats(ctx context.Context, a *Account) error {
 	if proration == "" {
 		proration = "create_prorations"
 	}
+	if sub, _, _, err := s.paidSeats(a); err == nil && sub.Scheduled != nil {
+		// What is to come would take the seats away again.
+		if _, err := s.KeepPlan(ctx, a.ID); err != nil {
+			return err
+		}
+	}
 	var sent int64
 	_, _, err := s.act(ctx, a.ID, opUpdate, func(a *Account) (any, bool, error) {
 		if a.SeatOrder == nil || s.now().Before(a.SeatOrder.Due) {
 			return nil, true, nil // another one has come, or it is done
 		}
-		sub, plan, item, err := s.seatItem(a)
+		sub, plan, have, err := s.paidSeats(a)
 		if err != nil {
 			return nil, false, err
 		}
-		sent = max(a.SeatOrder.Quantity, plan.Seats.Minimum, 1)
+		sent = max(a.SeatOrder.Quantity, plan.Seats.least())
 		if plan.Seats.Maximum > 0 {
 			sent = min(sent, plan.Seats.Maximum)
 		}
-		it := sub.Items[item]
-		req := UpdateRequest{Items: []UpdateItem{{ID: it.ID, Quantity: &sent}}, Proration: proration, IfUnpaid: "error_if_incomplete"}
+		if have == sent {
+			return nil, true, nil
+		}
+		m, err := s.move(ctx, a, &Order{Seats: sent})
+		if err != nil {
+			return nil, false, err
+		}
+		req := UpdateRequest{Items: m.items, Proration: proration, IfUnpaid: "error_if_incomplete"}
 		if at := a.SeatOrder.Due.Truncate(time.Second); proration != "none" && sub.Period.Contains(at) {
 			req.ProrationDate = at // what it costs doesn't depend on how long the gateway was away
 		}
-		return updateIntent{SubscriptionID: sub.ID, Request: req}, it.Quantity == sent, nil
+		return updateIntent{SubscriptionID: sub.ID, Request: req}, false, nil
 	})
 	if err != nil && !definite(err) && !errors.Is(err, ErrNoSubscription) {
 		return err

@@ -127,7 +127,7 @@ func TestManyClicksAreOneChangeOfTheNumber(t *testing.T) {
 	for n := int64(3); n <= 7; n++ {
 		got, err := r.svc.SetSeats(r.ctx, "acme", n)
 		require.NoError(t, err)
-		require.EqualValues(t, n, got.Ordered)
+		require.Equal(t, n, got.Ordered)
 		require.EqualValues(t, 2, got.Paid)
 		require.NoError(t, r.sim.Advance(r.ctx, 10*time.Second))
 		r.settle()

@@ -414,9 +414,10 @@ func TestAYearEndsTheSameUnderEveryFault(t *testing.T) {
 			want := tell(t, story, nil)
 			require.Zero(t, want.Intents)
 			t.Logf("%d movements of money, %d notices", len(want.Money), len(want.Kinds))
+			place := slices.Index(slices.Sorted(maps.Keys(stories)), name)
 			for i, mode := range slices.Sorted(maps.Keys(modes)) {
-				if os.Getenv("COMMERCE_PROVE") == "" && i != 2*slices.Index(slices.Sorted(maps.Keys(stories)), name) {
-					continue
+				if os.Getenv("COMMERCE_PROVE") == "" && (i != 2*place || stride > 1 && place > 1) {
+					continue // a sample, and the smaller under the race detector
 				}
 				faults := modes[mode]
 				t.Run(mode, func(t *testing.T) { require.Equal(t, want, tell(t, story, faults)) })

@@ -84,6 +84,9 @@ type Subscription struct {
 	PauseCollection string    `json:"pause_collection,omitempty"`
 	PauseResumesAt  time.Time `json:"pause_resumes_at,omitzero"`
 
+	// Scheduled is the change that the gateway makes when the period ends.
+	Scheduled *Scheduled `json:"scheduled,omitempty"`
+
 	LatestInvoiceID      string     `json:"latest_invoice_id,omitempty"`
 	DefaultPaymentMethod string     `json:"default_payment_method,omitempty"`
 	CollectionMethod     string     `json:"collection_method,omitempty"`

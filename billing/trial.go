@@ -70,10 +70,19 @@ func (s *Service) ConvertTrial(ctx context.Context, account string) (Subscriptio
 	})
 }
 
-func (a *Account) trialing() (Subscription, error) {
+// live returns the subscription that is live.
+func (a *Account) live() (Subscription, error) {
 	sub, ok := a.Current()
 	if !ok || !sub.Status.Live() {
 		return sub, fmt.Errorf("%w: %s", ErrNoSubscription, a.ID)
+	}
+	return sub, nil
+}
+
+func (a *Account) trialing() (Subscription, error) {
+	sub, err := a.live()
+	if err != nil {
+		return sub, err
 	}
 	if sub.Status != StatusTrialing {
 		return sub, fmt.Errorf("%w: subscription %s is %s, not in a trial", ErrInvalid, sub.ID, sub.Status)
@@ -135,7 +144,8 @@ func (s *Service) trialMethod(a *Account, sub *Subscription) (paymentMethod stri
 	if pm == "" {
 		pm = a.PaymentMethod
 	}
-	return pm, pm != "" && a.TrialCards[sub.ID] != pm
+	_, checked := a.TrialCards[sub.ID] // another card later takes nothing away
+	return pm, pm != "" && !checked
 }
 
 // checkTrial looks at the payment method that came into a trial, on a page of

@@ -63,6 +63,8 @@ type Entry struct {
 	// Charge, when its period isn't zero, is the quota that the event counts
 	// against, whatever is left of it.
 	Charge Charge
+	// Report says that the payment provider is to be told; see ReportStore.
+	Report bool
 }
 
 // Figure is a number that an event carries.

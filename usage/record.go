@@ -84,10 +84,11 @@ func isKind(err error) bool {
 	return false
 }
 
-// chargeEntry looks up the quota that the event counts against. An account
-// without a quota is metered all the same.
+// chargeEntry looks up what the event counts against: its quota, and whether it
+// is reported. An account without a quota is metered all the same.
 func (s *Service) chargeEntry(ctx context.Context, e *Entry) error {
 	m := s.meters[e.Meter]
+	e.Report = m.Report
 	if !m.Quota {
 		return nil
 	}
@@ -111,5 +112,6 @@ func (s *Service) newEntry(account, meter, id string, n int64, properties Proper
 	if err != nil {
 		return nil, err
 	}
+	e.Report = s.meters[meter].Report
 	return &e, nil
 }

@@ -594,6 +594,9 @@ func TestKilledAtEveryStepOfEveryFlow(t *testing.T) {
 	for i, f := range killFlows() {
 		t.Run(f.name, func(t *testing.T) {
 			for name, later := range map[string]time.Duration{"soon": 3 * time.Minute, "after a day": 25 * time.Hour} {
+				if !prove && (later < time.Hour) != (i%2 == 0) {
+					continue // a sample
+				}
 				r := newKillRig(t, f.name)
 				_, _, want, died := r.killed(f, killWorld{}, later)
 				require.False(t, died)

@@ -66,6 +66,7 @@ func decodeSubscription(n node) billing.Subscription {
 	items, _ := n.at("items").list()
 	s.Items = decodeItems(items, n)
 	s.Period = spanOf(s.Items, periodOf(n))
+	s.Scheduled = decodeScheduled(n.at("schedule"), &s)
 	return s
 }
 

@@ -115,14 +115,14 @@ func TestAnErasedCustomerIsGoneButForWhatIsReportedAsKept(t *testing.T) {
 	require.ErrorIs(t, err, billing.ErrInvalid)
 }
 
-// dying lets so many requests through, and then none.
-type dying struct{ left int }
+// cutOff lets so many requests through, and then none.
+type cutOff struct{ left int }
 
-var errDied = errors.New("the process has died")
+var errCutOff = errors.New("the process has died")
 
-func (d *dying) RoundTrip(r *http.Request) (*http.Response, error) {
+func (d *cutOff) RoundTrip(r *http.Request) (*http.Response, error) {
 	if d.left--; d.left < 0 {
-		return nil, errDied
+		return nil, errCutOff
 	}
 	return http.DefaultTransport.RoundTrip(r)
 }
@@ -135,7 +135,7 @@ func TestAnErasureAtStripeGoesOnAfterACrashAtAnyRequest(t *testing.T) {
 		c := s.person(t)
 		g := newGateway(t, func(cfg *billingstripe.Config) {
 			cfg.SecretKey, cfg.URL, cfg.Now, cfg.Retries = stripesim.DefaultSecretKey, s.sim.URL, s.sim.Now, -1
-			cfg.HTTPClient = &http.Client{Transport: &dying{crash}}
+			cfg.HTTPClient = &http.Client{Transport: &cutOff{crash}}
 		})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		_, err := g.EraseCustomer(ctx, c.ID)
@@ -144,7 +144,7 @@ func TestAnErasureAtStripeGoesOnAfterACrashAtAnyRequest(t *testing.T) {
 			require.Greater(t, crash, 8, "each step is a request of its own")
 			return
 		}
-		require.ErrorIs(t, err, errDied)
+		require.ErrorIs(t, err, errCutOff)
 		kept, err := s.EraseCustomer(t.Context(), c.ID)
 		require.NoError(t, err, "after a crash before request %d", crash)
 		require.Equal(t, map[string]int64{"invoice": 2, "charge": 2, "event_log": 1}, kept)

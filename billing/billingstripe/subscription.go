@@ -234,7 +234,7 @@ func (g *Gateway) CancelSubscription(ctx context.Context, id string, req billing
 // subscriptions lists a customer's subscriptions of every status.
 func (g *Gateway) subscriptions(ctx context.Context, customerID string) ([]billing.Subscription, error) {
 	const op = "list subscriptions"
-	params := &stripe.SubscriptionListParams{Customer: &customerID, Status: stripe.String("all")}
+	params := &stripe.SubscriptionListParams{Customer: &customerID, Status: stripe.String("all"), Expand: stripe.StringSlice([]string{"data.schedule"})}
 	params.Limit = stripe.Int64(pageSize)
 	n, err := g.call(ctx, get(op, "/v1/subscriptions", params))
 	if err != nil {
@@ -270,6 +270,7 @@ func (g *Gateway) subscription(ctx context.Context, op, key string, n node) (bil
 	}
 	s.Items = decodeItems(items, n)
 	s.Period = spanOf(s.Items, periodOf(n))
+	s.Scheduled = decodeScheduled(n.at("schedule"), &s)
 	return s, check(op, key, n, true)
 }
 

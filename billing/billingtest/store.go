@@ -46,8 +46,8 @@ func TestStore(t *testing.T, newStore func(t *testing.T) billing.Store) {
 		{"PruneKeepsWhatIsPendingAndTheIDsOfNotices", prune},
 		{"DetachReplacesAnAccountByAnother", detach},
 		{"ScrubLeavesIDs", scrub},
-		{"AClaimIsTheFirstOnesForGood", claims},
 		{"RemoveDeletesOneVersion", remove},
+		{"AClaimIsTheFirstOnesForGood", claims},
 		{"ACursorNeverGoesBack", cursor},
 		{"AnEndedContextWritesNothing", endedContext},
 	} {

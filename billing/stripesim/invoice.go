@@ -53,7 +53,9 @@ func (l *line) render(s *Simulator) object {
 	if l.price != "" {
 		pr := must[*price](s, kindPrice, l.price)
 		p, plan = entity(pr), pr.plan()
-		unitExTax = pr.decimal
+		if len(pr.tiers) == 0 {
+			unitExTax = pr.decimal
+		}
 	}
 	amounts := []any{}
 	for _, d := range l.discounts {

@@ -218,6 +218,7 @@ func (s *Store) Audit(ctx context.Context) (usage.Audit, error) {
 					c.Account, c.Meter, c.Period.From.Format(time.RFC3339), c.Used, c.Held, stored+c.Bare, held))
 			}
 		}
+		a.auditGrants(&audit)
 		return ctx.Err()
 	})
 	audit.Differences = audit.Differences[:min(100, len(audit.Differences))]
@@ -251,6 +252,8 @@ func (s *Store) Maintain(ctx context.Context, now time.Time) error {
 				delete(a.counters, k)
 			}
 		}
+		a.retainGrants(horizon)
+		a.retainReports(horizon)
 		for id, x := range a.notices {
 			if x.done && x.At.Before(horizon) {
 				delete(a.notices, id)
@@ -280,6 +283,7 @@ func (s *Store) ExportSubject(ctx context.Context, name string, emit func(string
 	for _, x := range a.notices {
 		notices = append(notices, x.Notice)
 	}
+	more := a.exportMore()
 	unlock()
 	slices.SortFunc(events, compareEntries)
 	slices.SortFunc(counters, func(a, b usage.Counter) int {
@@ -307,6 +311,11 @@ func (s *Store) ExportSubject(ctx context.Context, name string, emit func(string
 			return err
 		}
 	}
+	for _, x := range more {
+		if err := emit(x.record, x.fields); err != nil {
+			return err
+		}
+	}
 	return ctx.Err()
 }
 
@@ -324,6 +333,9 @@ func (s *Store) EraseSubject(ctx context.Context, name string) (map[string]int64
 		gone = append(gone, l.entries...)
 	}
 	counts["event"] = int64(len(gone))
+	for _, x := range a.exportMore() {
+		counts[x.record]++
+	}
 	delete(s.shards[s.shardOf(name)].accounts, name)
 	unlock()
 	for _, e := range gone {

@@ -192,13 +192,16 @@ func (s *Store) append(w *work, now time.Time, entries []usage.Entry, out []usag
 	var notices []usage.Notice
 	charges.queue(b, now, &notices)
 	rolled.queue(b)
-	if len(charges) == 0 {
+	if len(charges.charges) == 0 {
 		return w.commit(b) // no threshold can have been crossed
 	}
 	if err := w.send(b); err != nil {
 		return err
 	}
 	b = &pgx.Batch{}
+	if err := charges.settle(w, b, now, &notices); err != nil {
+		return err
+	}
 	queueNotices(b, notices)
 	return w.commit(b)
 }

@@ -12,12 +12,14 @@ import (
 )
 
 // consumeAll takes the units of several steps on one counter, or none: no row
-// comes back where the counter is new, where they don't all fit, or where they
-// cross a threshold. It is one statement, and so one round trip and one flush.
+// comes back where the counter is new, where they don't all fit, where they
+// cross a threshold, or where there are grants. It is one statement, and so one
+// round trip and one flush.
 const consumeAll = `
 update usage_counters c set used = c.used + $4, bare = c.bare + $4, lim = $5
 where c.account = $1 and c.meter = $2 and c.period_from = $3
-	and ($6::bigint < 0 or c.used + c.held + $4 <= $6)`
+	and ($6::bigint < 0 or c.used + c.held + $4 <= $6)
+	and not c.granted`
 
 // Two thresholds are the rule, and a subquery a tenth of the time.
 const (
@@ -75,7 +77,7 @@ func (s *Store) fast(ctx context.Context, steps []*step) (bool, error) {
 	// In the order in which they came.
 	c.Used -= total
 	for _, st := range steps {
-		out, err := c.Step(st.op, nil)
+		out, err := c.Step(st.op, nil, nil)
 		st.decision, st.err = out.Decision, err
 	}
 	return true, nil

@@ -2,6 +2,7 @@ package usagepg
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -47,6 +48,12 @@ func (s *Store) Maintain(ctx context.Context, now time.Time) error {
 	}
 	s.counters.forget()
 	if err := s.sweep(ctx, "delete from usage_notices where ctid = any (array(select ctid from usage_notices where at < $1 and done_at is not null limit $2))", horizon); err != nil {
+		return err
+	}
+	if err := s.sweepGrants(ctx, horizon); err != nil {
+		return err
+	}
+	if err := errors.Join(s.sweep(ctx, sweepReports, horizon), s.sweep(ctx, sweepReportDays, horizon)); err != nil {
 		return err
 	}
 	return kindOf(s.dropMonths(ctx, horizon))
@@ -101,64 +108,6 @@ func (s *Store) sweep(ctx context.Context, sql string, before time.Time) error {
 			return nil
 		}
 	}
-}
-
-const expiredCounters = `
-select distinct account, meter, period_from, period_to from usage_holds
-where state = 0 and expires <= $1 limit 100`
-
-const expireSome = `
-update usage_holds h set state = 3
-from unnest($1::text[], $2::text[], $3::timestamptz[]) as k (account, meter, period_from)
-where h.account = k.account and h.meter = k.meter and h.period_from = k.period_from and h.state = 0 and h.expires <= $4
-returning h.account, h.meter, h.period_from, h.n`
-
-// expireSome gives expired holds of some counters back, with the counters
-// locked as every step locks them.
-func (s *Store) expireSome(ctx context.Context, now time.Time) (more bool, err error) {
-	rows, err := s.db.Query(ctx, expiredCounters, now)
-	if err != nil {
-		return false, kindOf(err)
-	}
-	periods := map[counterKey]usage.Period{}
-	var accounts, meters []string
-	var froms []time.Time
-	var account, meter string
-	var p usage.Period
-	_, err = pgx.ForEachRow(rows, []any{&account, &meter, &p.From, &p.To}, func() error {
-		p.From, p.To = p.From.UTC(), p.To.UTC()
-		periods[keyOfCounter(account, meter, p)] = p
-		accounts, meters, froms = append(accounts, account), append(meters, meter), append(froms, p.From)
-		return nil
-	})
-	if err != nil || len(periods) == 0 {
-		return false, kindOf(err)
-	}
-	err = s.tx(ctx, func(w *work) error {
-		counters := locked{}
-		b := &pgx.Batch{}
-		s.lock(b, periods, counters)
-		b.Queue(expireSome, accounts, meters, froms, now).Query(func(rows pgx.Rows) error {
-			var n int64
-			var account, meter string
-			var from time.Time
-			_, err := pgx.ForEachRow(rows, []any{&account, &meter, &from, &n}, func() error {
-				counters[counterKey{account, meter, from.UnixMicro()}].Held -= n
-				return nil
-			})
-			return err
-		})
-		if err := w.send(b); err != nil {
-			return err
-		}
-		if err := s.checkLocked(periods, counters); err != nil {
-			return err
-		}
-		b = &pgx.Batch{}
-		counters.queue(b)
-		return w.commit(b)
-	})
-	return true, err
 }
 
 // Rollups against events, for every row that is there: measures and
@@ -243,6 +192,8 @@ func (s *Store) Audit(ctx context.Context) (usage.Audit, error) {
 			{auditDays, &audit.Rollups},
 			{auditPlatform, &audit.Rollups},
 			{auditCounters, &audit.Counters},
+			{auditGrants, &audit.Counters},
+			{auditDrawn, &audit.Counters},
 		} {
 			var n int64
 			var differences []string

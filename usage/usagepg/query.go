@@ -10,7 +10,7 @@ import (
 	"github.com/kolekt/commerce/usage"
 )
 
-const counterColumns = `account, meter, period_from, period_to, used, held, bare, lim`
+const counterColumns = `account, meter, period_from, period_to, used, held, bare, lim, drawn, drawn_held, granted`
 
 // Counter implements usage.QuotaStore.
 func (s *Store) Counter(ctx context.Context, account, meter string, p usage.Period) (usage.Counter, error) {
@@ -21,7 +21,7 @@ func (s *Store) Counter(ctx context.Context, account, meter string, p usage.Peri
 		return out, kindOf(err)
 	}
 	defer rows.Close()
-	return out, kindOf(eachCounter(rows, func(c usage.Counter) { out = c }))
+	return out, kindOf(eachCounter(rows, func(c usage.Counter, _ bool) { out = c }))
 }
 
 // Hold implements usage.QuotaStore.
@@ -65,7 +65,7 @@ func (s *Store) NearLimit(ctx context.Context, meter string, now time.Time, perc
 	}
 	defer rows.Close()
 	var out []usage.Counter
-	err = eachCounter(rows, func(c usage.Counter) { out = append(out, c) })
+	err = eachCounter(rows, func(c usage.Counter, _ bool) { out = append(out, c) })
 	return out, kindOf(err)
 }
 

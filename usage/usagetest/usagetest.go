@@ -43,6 +43,12 @@ func TestStore(t *testing.T, newStore func(t *testing.T) usage.Store) {
 	run("AuditFindsNothingToReport", auditClean)
 	run("ExportHasEverythingAndEraseLeavesNothing", exportErase)
 	run("MaintainKeepsWhatIsNeeded", maintain)
+	if _, ok := newStore(t).(usage.GrantStore); ok {
+		t.Run("Grants", func(t *testing.T) { TestGrants(t, newStore) })
+	}
+	if _, ok := newStore(t).(usage.ReportStore); ok {
+		t.Run("Reports", func(t *testing.T) { TestReports(t, newStore) })
+	}
 }
 
 type kit struct {
