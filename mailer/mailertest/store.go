@@ -80,6 +80,9 @@ func hash(s string) []byte {
 	return sum[:]
 }
 
+// keyHash has the length of a Mail's KeyHash.
+func keyHash(s string) []byte { return hash(s)[:16] }
+
 // mail makes an enqueueable mail with a key of its own.
 func (f *fixture) mail(change ...func(*mailer.Enqueue)) mailer.Enqueue {
 	f.mu.Lock()
@@ -87,7 +90,7 @@ func (f *fixture) mail(change ...func(*mailer.Enqueue)) mailer.Enqueue {
 	n := f.n
 	f.mu.Unlock()
 	e := mailer.Enqueue{Mail: mailer.Mail{
-		ID: fmt.Sprintf("mail_%08d", n), KeyHash: hash(fmt.Sprint("key", n)), Kind: "test.kind", Stream: "tips", Class: mailer.Lifecycle,
+		ID: fmt.Sprintf("mail_%08d", n), KeyHash: keyHash(fmt.Sprint("key", n)), Kind: "test.kind", Stream: "tips", Class: mailer.Lifecycle,
 		Account: "acct_1", Email: "ada@example.org", Name: "Ada", Locale: "en", TimeZone: "Europe/Berlin", Domain: "example.org",
 		AddressHash: hash("ada@example.org"), Data: []byte(`{"Used":8}`), CreatedAt: epoch, RunAt: epoch, ExpiresAt: epoch.Add(24 * time.Hour),
 	}}
@@ -169,7 +172,7 @@ func testKeyOnceWithRules(t *testing.T, f *fixture) {
 func sameKey(t *testing.T, f *fixture, change func(*mailer.Enqueue)) {
 	const n = 16
 	statuses := concurrently(f, n, func(e *mailer.Enqueue) {
-		e.Mail.KeyHash = hash("the one key")
+		e.Mail.KeyHash = keyHash("the one key")
 		change(e)
 	})
 	require.Equal(t, 1, statuses[mailer.Queued], "statuses: %v", statuses)
@@ -660,7 +663,7 @@ func testScrub(t *testing.T, f *fixture) {
 	m := f.lookup("mail_00000001")
 	requireNobody(t, m)
 	require.Equal(t, mailer.Done, m.State)
-	again := f.mail(func(e *mailer.Enqueue) { e.Mail.KeyHash = hash("key1") })
+	again := f.mail(func(e *mailer.Enqueue) { e.Mail.KeyHash = keyHash("key1") })
 	require.Equal(t, mailer.Duplicate, f.enqueue(again)[0].Status)
 	require.Equal(t, "ada@example.org", f.lookup(open.Mail.ID).Email)
 }
@@ -686,7 +689,7 @@ func testPurge(t *testing.T, f *fixture) {
 	n, err = f.store.PurgeKeys(f.ctx, epoch.Add(time.Second), 2)
 	require.NoError(t, err)
 	require.Equal(t, 2, n)
-	again := f.mail(func(e *mailer.Enqueue) { e.Mail.KeyHash = hash("key1") })
+	again := f.mail(func(e *mailer.Enqueue) { e.Mail.KeyHash = keyHash("key1") })
 	require.Equal(t, mailer.Queued, f.enqueue(again)[0].Status)
 	require.True(t, f.record(mailer.Stored{Provider: "p", ID: "1", Type: mailer.EventBounced, At: epoch}))
 }
@@ -788,7 +791,7 @@ func testHistory(t *testing.T, f *fixture) {
 				key := fmt.Sprint(run, "/", rapid.IntRange(0, 5).Draw(rt, "key"))
 				id := fmt.Sprint(prefix, len(states))
 				e := f.mail(func(e *mailer.Enqueue) {
-					e.Mail.ID, e.Mail.KeyHash, e.Mail.CreatedAt, e.Mail.RunAt = id, hash(key), now, now
+					e.Mail.ID, e.Mail.KeyHash, e.Mail.CreatedAt, e.Mail.RunAt = id, keyHash(key), now, now
 				})
 				r := f.enqueue(e)[0]
 				if first, used := keys[key]; used {

@@ -51,12 +51,15 @@ func TestTableOutbox(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	exec(`insert into mailer_outbox (id, key_hash, kind, stream, class, state, attempts, guarded, account, topic, email, name, locale, time_zone, domain, address_hash, data, created_at, run_at, expires_at, finished_at)
-select 'mail_0' || i, sha256(('h' || i)::bytea), 'test.note', 'notes', 2, 3, 1, false, 'acct_' || i % 10000, '', 'u@example.org', '', '', '', 'example.org', sha256('a'), '{"N":1}', now(), now(), now(), now()
+	exec(`insert into mailer_outbox (id, key_hash, kind, stream, class, guarded, account, topic, email, name, locale, time_zone, domain, address_hash, data, created_at, run_at, expires_at)
+select 'mail_0' || i, substr(sha256(('h' || i)::bytea)::text, 3, 32)::uuid, 'test.note', 'notes', 2, false, 'acct_' || i % 10000, '', 'u@example.org', '', '', '', 'example.org', sha256('a'), '{"N":1}', now(), now(), now()
 from generate_series(1, $1) i`, history)
+	exec(`insert into mailer_delivery (id, key_hash, state, attempts, domain, run_at, finished_at)
+select id, key_hash, 3, 1, domain, run_at, now() from mailer_outbox`)
 	exec("create table bare (id text primary key, key_hash bytea not null unique, body json, state smallint not null, at timestamptz not null)")
 	exec("create table orders (id bigint generated always as identity primary key, note text)")
 	exec("vacuum analyze mailer_outbox")
+	exec("vacuum analyze mailer_delivery")
 	n := 0
 	prepare := func(count int) []mailer.Enqueue {
 		out := make([]mailer.Enqueue, count)
