@@ -26,13 +26,13 @@ type columns struct {
 	data                                                                []string
 	class                                                               []int16
 	guarded                                                             []bool
-	created, run, expires                                               []time.Time
+	created, run, expires                                               []pgtype.Timestamptz
 }
 
 func newColumns(n int) *columns {
 	text := make([]string, 11*n)
 	part := func(i int) []string { return text[i*n : (i+1)*n : (i+1)*n] }
-	times := make([]time.Time, 3*n)
+	times := make([]pgtype.Timestamptz, 3*n)
 	return &columns{
 		id: part(0), kind: part(1), stream: part(2), account: part(3), topic: part(4), email: part(5), name: part(6),
 		locale: part(7), zone: part(8), domain: part(9), data: part(10), key: make([]pgtype.UUID, n), address: make([][]byte, n),
@@ -40,14 +40,16 @@ func newColumns(n int) *columns {
 	}
 }
 
-func (c *columns) set(i int, m mailer.Mail) (err error) {
+func (c *columns) set(i int, m *mailer.Mail) (err error) {
 	c.id[i], c.kind[i], c.stream[i], c.class[i], c.guarded[i] = m.ID, m.Kind, m.Stream, int16(m.Class), m.Guarded
 	c.account[i], c.topic[i], c.email[i], c.name[i], c.locale[i], c.zone[i] = m.Account, m.Topic, m.Email, m.Name, m.Locale, m.TimeZone
 	c.domain[i], c.address[i], c.data[i] = m.Domain, m.AddressHash, string(m.Data)
-	c.created[i], c.run[i], c.expires[i] = m.CreatedAt, m.RunAt, m.ExpiresAt
+	c.created[i], c.run[i], c.expires[i] = at(m.CreatedAt), at(m.RunAt), at(m.ExpiresAt)
 	c.key[i], err = uuid(m.KeyHash)
 	return err
 }
+
+func at(t time.Time) pgtype.Timestamptz { return pgtype.Timestamptz{Time: t, Valid: true} }
 
 // args stand in the order of enqueuePlain's parameters.
 func (c *columns) args() []any {
@@ -63,7 +65,11 @@ const (
     o.address_hash, o.data, o.created_at, o.expires_at`
 	deliveryColumns = `d.id, d.state, d.attempts, d.run_at, d.finished_at, d.reason, d.code, d.enhanced, d.transport, d.provider_id`
 
-	selectMail = "select " + deliveryColumns + ", " + contentColumns + " from mailer_delivery d join mailer_outbox o on o.key_hash = d.key_hash\n"
+	// selectMail begins at deliveries, selectContents at contents: each joins
+	// the other half by its primary key.
+	halves         = "select " + deliveryColumns + ", " + contentColumns + " from mailer_delivery d join mailer_outbox o "
+	selectMail     = halves + "on o.key_hash = d.key_hash\n"
+	selectContents = halves + "on d.id = o.id\n"
 )
 
 // record is a mail on its way out of the database.
@@ -76,7 +82,7 @@ type record struct {
 
 func (r *record) content(more ...any) []any {
 	return append([]any{&r.key, &r.Kind, &r.Stream, &r.class, &r.Guarded, &r.Account, &r.Topic, &r.Email, &r.Name, &r.Locale,
-		&r.TimeZone, &r.Domain, &r.AddressHash, (*[]byte)(&r.Data), &r.CreatedAt, &r.ExpiresAt}, more...)
+		&r.TimeZone, &r.Domain, &r.AddressHash, &r.Data, &r.CreatedAt, &r.ExpiresAt}, more...)
 }
 
 func (r *record) delivery(more ...any) []any {

@@ -2,6 +2,7 @@ package mailerpg
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,8 +26,10 @@ const outboxColumns = `key_hash, id, kind, stream, class, guarded, account, topi
 
 // enqueuePlain takes a batch in one statement, which is its atomic step: the
 // unique key decides who was first, and the suppression is read in the same
-// snapshot as the row is written. It answers for all mails at once, since the
-// usual answer is that all were taken.
+// snapshot as the row is written. One look tells whether any of the addresses is
+// suppressed at all, which saves a look for each; deliveries go in by ID, at the
+// end of their indexes. The answer is for all mails at once, since usually all
+// are taken.
 const enqueuePlain = `
 with m as (
     insert into mailer_outbox (` + outboxColumns + `)
@@ -42,7 +45,8 @@ with m as (
     insert into mailer_delivery (id, key_hash, run_at, domain, state, reason, finished_at)
     select id, key_hash, run_at, domain, case when blocked then 5 else 0 end, case when blocked then 'suppressed' else '' end,
         case when blocked then created_at end
-    from (select m.*, ` + blocked + ` as blocked from m) m
+    from (select m.*, (select exists (select 1 from mailer_suppression where address_hash = any ($14))) and ` + blocked + ` as blocked from m) m
+    order by id
     returning id, state
 )
 select coalesce(array_agg(id) filter (where state = 5), '{}'), case when count(*) < cardinality($1) then coalesce(array_agg(id), '{}') end,
@@ -220,11 +224,16 @@ func enqueueSingle(ctx context.Context, db DB, mails []mailer.Enqueue) ([]mailer
 func enqueueBatch(ctx context.Context, db DB, mails []mailer.Enqueue) ([]mailer.Receipt, error) {
 	// Sorted, so that two batches with the same keys wait for each other in one
 	// direction only; of a key that comes twice, the first still goes first.
-	sorted := slices.Clone(mails)
-	slices.SortStableFunc(sorted, func(a, b mailer.Enqueue) int { return bytes.Compare(a.Mail.KeyHash, b.Mail.KeyHash) })
+	order := make([]int, len(mails))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(a, b int) int {
+		return cmp.Or(bytes.Compare(mails[a].Mail.KeyHash, mails[b].Mail.KeyHash), cmp.Compare(a, b))
+	})
 	c := newColumns(len(mails))
-	for i, e := range sorted {
-		if err := c.set(i, e.Mail); err != nil {
+	for i, from := range order {
+		if err := c.set(i, &mails[from].Mail); err != nil {
 			return nil, err
 		}
 	}

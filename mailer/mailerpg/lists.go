@@ -148,6 +148,8 @@ func (s *Store) PurgeKeys(ctx context.Context, before time.Time, limit int) (int
 	return max(int(tag.RowsAffected()), int(events.RowsAffected())), nil
 }
 
+const exportMails = selectContents + "where o.account = $1 and o.account <> '' and o.id > $2 order by o.id limit $3"
+
 // exportBatch is how many mails are in memory at a time.
 const exportBatch = 500
 
@@ -157,7 +159,7 @@ func (s *Store) Export(ctx context.Context, account string, emit func(string, ma
 		return nil
 	}
 	for after := ""; ; {
-		rows, err := s.db.Query(ctx, selectMail+"where o.account = $1 and o.account <> '' and o.id > $2 order by o.id limit $3", account, after, exportBatch)
+		rows, err := s.db.Query(ctx, exportMails, account, after, exportBatch)
 		if err != nil {
 			return fmt.Errorf("mailerpg: export: %w", err)
 		}

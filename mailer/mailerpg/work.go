@@ -236,20 +236,24 @@ func (s *Store) Lookup(ctx context.Context, id string) (mailer.Mail, error) {
 	return m, nil
 }
 
-// listWhere says only what is asked, and for states that have an index of their
+// list says only what is asked, and for states that have an index of their
 // own says so in its words: the planner must not read the history for them.
-func listWhere(q mailer.Query, states []int16) (string, []any) {
+func list(q mailer.Query) (string, []any) {
+	states := make([]int16, len(q.States))
+	for i, st := range q.States {
+		states[i] = int16(st)
+	}
 	var args []any
 	arg := func(a any) string {
 		args = append(args, a)
 		return "$" + strconv.Itoa(len(args))
 	}
-	where := "where true"
+	sql := selectMail + "where true"
 	if q.Account != "" {
-		where += " and o.account <> '' and o.account = " + arg(q.Account)
+		sql = selectContents + "where o.account <> '' and o.account = " + arg(q.Account)
 	}
 	if len(states) > 0 {
-		where += " and d.state = any (" + arg(states) + ")"
+		sql += " and d.state = any (" + arg(states) + ")"
 		for _, indexed := range []struct {
 			states []mailer.State
 			words  string
@@ -259,24 +263,20 @@ func listWhere(q mailer.Query, states []int16) (string, []any) {
 			{[]mailer.State{mailer.Dead, mailer.Held}, " and d.state in (4, 6)"},
 		} {
 			if !slices.ContainsFunc(q.States, func(s mailer.State) bool { return !slices.Contains(indexed.states, s) }) {
-				where += indexed.words
+				sql += indexed.words
 			}
 		}
 	}
 	if q.Before != "" {
-		where += " and d.id < " + arg(q.Before)
+		sql += " and d.id < " + arg(q.Before)
 	}
-	return where + " order by d.id desc limit " + arg(q.Limit), args
+	return sql + " order by d.id desc limit " + arg(q.Limit), args
 }
 
 // List implements mailer.Store.
 func (s *Store) List(ctx context.Context, q mailer.Query) ([]mailer.Mail, error) {
-	states := make([]int16, len(q.States))
-	for i, st := range q.States {
-		states[i] = int16(st)
-	}
-	where, args := listWhere(q, states)
-	rows, err := s.db.Query(ctx, selectMail+where, args...)
+	sql, args := list(q)
+	rows, err := s.db.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, fmt.Errorf("mailerpg: list: %w", err)
 	}

@@ -72,7 +72,7 @@ create table mailer_event (
     event_id     text        not null,
     type         text        not null,
     reason       text        not null,
-    mail_id      text        not null,
+    mail_id      text        collate "C" not null,
     address_hash bytea,
     code         integer     not null,
     enhanced     text        not null,
