@@ -37,6 +37,7 @@ func TestStore(t *testing.T, newStore func(t *testing.T) mailer.Store) {
 		{"CoalescingReplacesThePendingMail", testCoalesce},
 		{"CoalescedKeysStayUsed", testCoalescedKeys},
 		{"TriedMailIsNotCoalesced", testCoalesceTried},
+		{"ClaimedMailSaysWhatCoalescedLast", testCoalesceClaimed},
 		{"CapCountsTheAccountsStream", testCap},
 		{"CapHoldsUnderConcurrency", testCapConcurrently},
 		{"SupersedingDropsThePendingMail", testSupersede},
@@ -324,6 +325,38 @@ func testCoalesceTried(t *testing.T, f *fixture) {
 	require.Equal(t, mailer.Queued, f.enqueue(f.mail(grouped))[0].Status, "a claimed mail must not be replaced")
 	f.ack(mailer.Ack{ID: m.ID, Attempt: 1, State: mailer.Pending, RunAt: epoch.Add(time.Hour), At: epoch})
 	require.JSONEq(t, string(first.Mail.Data), string(f.lookup(m.ID).Data))
+}
+
+// testCoalesceClaimed lets a claim and a mail that takes the place meet: who is
+// told that it took the place must be what the claim hands out.
+func testCoalesceClaimed(t *testing.T, f *fixture) {
+	for range 60 {
+		first, second := f.mail(grouped), f.mail(grouped, func(e *mailer.Enqueue) { e.Mail.Data = []byte(`{"Used":9}`) })
+		f.enqueue(first)
+		var leased []mailer.Leased
+		var receipts []mailer.Receipt
+		var claimErr, enqueueErr error
+		var wg sync.WaitGroup
+		start := make(chan struct{})
+		wg.Go(func() {
+			<-start
+			leased, claimErr = f.store.Claim(f.ctx, mailer.Claim{Now: epoch, Limit: 10, Lease: time.Minute})
+		})
+		wg.Go(func() {
+			<-start
+			receipts, enqueueErr = f.store.Enqueue(f.ctx, []mailer.Enqueue{second})
+		})
+		close(start)
+		wg.Wait()
+		require.NoError(t, claimErr)
+		require.NoError(t, enqueueErr)
+		for _, m := range append(leased, f.claim(epoch, 10)...) {
+			if receipts[0].Status == mailer.Coalesced || m.ID == second.Mail.ID {
+				require.JSONEq(t, `{"Used":9}`, string(m.Data))
+			}
+			require.Equal(t, 1, f.ack(done(m)))
+		}
+	}
 }
 
 func capped(n int) func(*mailer.Enqueue) {
