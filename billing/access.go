@@ -21,6 +21,10 @@ type Policy struct {
 	Cancel time.Duration
 	// Dunning, when set, replaces Grace, Suspend and Cancel.
 	Dunning []Step
+	// FullQuotas gives the whole quota of a plan from the moment of a change.
+	// Without it a quota is prorated over the period as the money is: an
+	// upgrade on the last day doesn't allow a month's worth.
+	FullQuotas bool
 	// MaxStale is how long after its period's end a subscription goes on
 	// without news from the gateway. 0 means that it goes on, marked stale:
 	// our outage isn't the customer's fault.
@@ -44,6 +48,7 @@ const (
 	ReasonEnding   Reason = "ending"  // the end is scheduled: the plan stays until then
 	ReasonGrace    Reason = "grace"   // a renewal is unpaid, within Policy.Grace
 	ReasonUnknown  Reason = "unknown" // a status that this version doesn't know: what there was stays
+	ReasonComp     Reason = "comp"    // not of a subscription: see Service.Comp
 
 	ReasonNone           Reason = "no_subscription"
 	ReasonIncomplete     Reason = "incomplete" // the first payment is due
@@ -51,7 +56,7 @@ const (
 	ReasonPastDue        Reason = "past_due"   // a renewal is unpaid for longer than Policy.Grace
 	ReasonSuspended      Reason = "suspended"  // … than Policy.Suspend: nothing at all
 	ReasonUnpaid         Reason = "unpaid"     // the gateway has given up
-	ReasonPaused         Reason = "paused"     // a trial ended without a payment method
+	ReasonPaused         Reason = "paused"     // by Service.Pause, and what was paid is over; or a trial ended without a payment method
 	ReasonCanceled       Reason = "canceled"
 	ReasonStale          Reason = "stale"           // no news for longer than Policy.MaxStale
 	ReasonUnknownPlan    Reason = "unknown_plan"    // no item's price is in the catalogue
@@ -79,6 +84,11 @@ type Decision struct {
 	Plan string `json:"plan,omitempty"`
 	// Paid reports whether the plan is that of a subscription.
 	Paid bool `json:"paid"`
+	// Version is the version of the plan that the subscriber has.
+	Version int64 `json:"version,omitempty"`
+	// Addons are the add-ons at work, and how many of each. It isn't to be
+	// changed.
+	Addons map[string]int64 `json:"addons,omitempty"`
 	// Until is when the decision changes if no news comes; zero: not by time
 	// alone.
 	Until time.Time `json:"until,omitzero"`
@@ -95,6 +105,8 @@ type Decision struct {
 	Pending string `json:"pending,omitempty"`
 	// Dunning is how far the account is in arrears.
 	Dunning Level `json:"dunning"`
+	// Remedy is what helps against the last decline, in arrears.
+	Remedy Remedy `json:"remedy,omitempty"`
 	// AsOf is when the gateway was last asked; Stale says that its news is
 	// overdue.
 	AsOf  time.Time `json:"as_of,omitzero"`
@@ -107,9 +119,9 @@ type Decision struct {
 // Access decides what an account may do at an instant. It reads nothing but
 // its arguments: the account as it is stored, the catalogue, the policy.
 func Access(c *Catalog, p Policy, a *Account, now time.Time) Decision {
-	d := verdict{rank: -1}
+	d := verdict{rank: -1, holding: holding{plan: -1}}
 	for i := range a.Subscriptions {
-		if v := judge(c, p, a, &a.Subscriptions[i], now); v.beats(d) {
+		if v := judge(c, p, a, &a.Subscriptions[i], now); v.beats(&d) {
 			d = v
 		}
 	}
@@ -118,42 +130,71 @@ func Access(c *Catalog, p Policy, a *Account, now time.Time) Decision {
 		dec.Reason = ReasonNone
 	} else {
 		dec.SubscriptionID, dec.Status = d.sub.ID, d.sub.Status
+		dec.Remedy, _ = a.remedy(d.sub)
 	}
-	plan := c.def
+	var plan *Plan
+	if c.def >= 0 {
+		plan = &c.plans[c.def]
+	}
 	switch {
 	case dec.Reason.Grants():
-		plan, dec.Paid = d.plan, true
-		dec.Quantity = max(d.quantity, 1)
+		plan, dec.Paid, dec.Version = d.terms, true, d.terms.Version
+		dec.Quantity = d.seats(d.sub)
 		dec.Period = quotaPeriod(d.sub, now)
+		if len(d.addons) > 0 {
+			plan = plan.with(c, d.addons)
+			dec.Addons = c.countAddons(d.addons)
+		}
+		if !p.FullQuotas {
+			plan = c.prorated(plan, d.sub, dec.Period)
+		}
 	case d.plan >= 0:
 		dec.Pending = c.plans[d.plan].ID
+	}
+	if i, ok := c.byID[compOf(a)]; ok && a.Comp.at(now) && dec.Reason != ReasonSuspended && (!dec.Paid || i > d.plan) {
+		dec.Reason, dec.Paid, dec.Until, plan = ReasonComp, false, earlier(dec.Until, a.Comp.Until), &c.plans[i]
+		dec.Version, dec.Addons = 0, nil
 	}
 	if dec.Period.IsZero() {
 		dec.Period = calendarMonth(now)
 	}
-	if plan >= 0 && dec.Reason != ReasonSuspended {
-		dec.plan = &c.plans[plan]
-		dec.Allowed, dec.Plan = true, dec.plan.ID
+	if plan != nil && dec.Reason != ReasonSuspended {
+		dec.plan = plan
+		dec.Allowed, dec.Plan = true, plan.ID
 	}
 	return dec
 }
 
+func (c *Catalog) countAddons(held []heldAddon) map[string]int64 {
+	count := map[string]int64{}
+	for _, h := range held {
+		count[c.addons[h.addon].ID] += h.quantity
+	}
+	return count
+}
+
+func compOf(a *Account) string {
+	if a.Comp == nil {
+		return ""
+	}
+	return a.Comp.Plan
+}
+
 // verdict is what one subscription gives.
 type verdict struct {
-	sub      *Subscription
-	reason   Reason
-	until    time.Time
-	stale    bool
-	plan     int // of the catalogue, or -1
-	quantity int64
-	level    Level
-	rank     int
+	holding
+	sub    *Subscription
+	reason Reason
+	until  time.Time
+	stale  bool
+	level  Level
+	rank   int
 }
 
 // beats reports whether v is more to the account than w: a grant before none,
 // a higher plan before a lower one, what can still be paid before what has
 // ended, and the newer one.
-func (v verdict) beats(w verdict) bool {
+func (v *verdict) beats(w *verdict) bool {
 	if v.rank != w.rank {
 		return v.rank > w.rank
 	}
@@ -165,12 +206,7 @@ func (v verdict) beats(w verdict) bool {
 
 // judge is the decision table of one subscription.
 func judge(c *Catalog, p Policy, a *Account, s *Subscription, now time.Time) verdict {
-	v := verdict{sub: s}
-	var item int
-	v.plan, item = c.planOf(s)
-	if item >= 0 {
-		v.quantity = s.Items[item].Quantity
-	}
+	v := verdict{sub: s, holding: c.hold(s)}
 	v.reason, v.until, v.level = reasonOf(p, a, s, now)
 	if a.Deleted {
 		v.reason, v.until = ReasonAccountDeleted, time.Time{}
@@ -210,6 +246,12 @@ func reasonOf(p Policy, a *Account, s *Subscription, now time.Time) (Reason, tim
 	}
 	switch s.Status {
 	case StatusActive:
+		if paid := s.paidUntil(); !paid.IsZero() {
+			if !now.Before(paid) {
+				return ReasonPaused, time.Time{}, Settled
+			}
+			return ReasonActive, paid, Settled
+		}
 		return ReasonActive, time.Time{}, Settled
 	case StatusTrialing:
 		return ReasonTrialing, s.TrialEnd, Settled
@@ -339,5 +381,5 @@ func (d *Decision) Upgrade(limit string, needed int64) (Plan, bool) {
 		}
 		return Plan{}, false
 	}
-	return d.catalog.Upgrade(d.plan.ID, limit, needed)
+	return d.catalog.above(d.catalog.byID[d.plan.ID], d.plan.Limits, limit, needed)
 }

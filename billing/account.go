@@ -48,6 +48,24 @@ type Account struct {
 	Sequence int64 `json:"sequence,omitempty"`
 	// TrialUsed is when the account began its one trial.
 	TrialUsed time.Time `json:"trial_used,omitzero"`
+	// TrialCards are the payment methods with which trials were checked for
+	// Config.TrialCardKey, by subscription.
+	TrialCards map[string]string `json:"trial_cards,omitempty"`
+	// PaymentMethod is the gateway's ID of the customer's default one.
+	PaymentMethod string `json:"payment_method,omitempty"`
+	// Retry says that open invoices are to be charged to a new payment method.
+	Retry bool `json:"retry,omitempty"`
+	// OnPage is until when the person is taken to be on a page for payment.
+	OnPage time.Time `json:"on_page,omitzero"`
+
+	// Seats are the seats that are taken, in the order in which they were.
+	Seats []Seat `json:"seats,omitempty"`
+	// SeatOrder is the number of seats that is to be paid for soon.
+	SeatOrder *SeatOrder `json:"seat_order,omitempty"`
+	// Comp is a plan that the account has without paying for it.
+	Comp *Comp `json:"comp,omitempty"`
+	// Adjustments were made by hand, oldest first, the last MaxAdjustments.
+	Adjustments []Adjustment `json:"adjustments,omitempty"`
 }
 
 // MaxInvoices is how many invoices of an account are kept beside the open
@@ -215,6 +233,7 @@ func compareIDs(x, y string) int {
 func (a Account) Clone() Account {
 	a.Subscriptions = cloneEach(a.Subscriptions, func(s *Subscription) {
 		s.Metadata, s.Discounts = maps.Clone(s.Metadata), slices.Clone(s.Discounts)
+		s.Scheduled = s.Scheduled.clone()
 		s.Items = cloneEach(s.Items, func(it *Item) { it.Price.Metadata = maps.Clone(it.Price.Metadata) })
 	})
 	a.Invoices = cloneEach(a.Invoices, func(inv *Invoice) {
@@ -222,7 +241,16 @@ func (a Account) Clone() Account {
 		inv.Metadata, inv.Discounts, inv.Lines = maps.Clone(inv.Metadata), slices.Clone(inv.Discounts), slices.Clone(inv.Lines)
 	})
 	a.Intents = cloneEach(a.Intents, (*Intent).unshare)
-	a.Trails, a.Marks = maps.Clone(a.Trails), maps.Clone(a.Marks)
+	a.Trails, a.Marks, a.TrialCards = maps.Clone(a.Trails), maps.Clone(a.Marks), maps.Clone(a.TrialCards)
+	a.Seats, a.Adjustments = slices.Clone(a.Seats), slices.Clone(a.Adjustments)
+	if a.SeatOrder != nil {
+		order := *a.SeatOrder
+		a.SeatOrder = &order
+	}
+	if a.Comp != nil {
+		comp := *a.Comp
+		a.Comp = &comp
+	}
 	for id, t := range a.Trails {
 		a.Trails[id] = slices.Clone(t)
 	}

@@ -1,26 +1,44 @@
 package billing
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 )
 
-// MetadataPlan is the metadata name under which prices and subscriptions carry
-// their plan: a subscription stays on its plan after a newer price has taken
-// its price's lookup key over.
-const MetadataPlan = "commerce_plan"
+// The metadata names under which prices, products and subscriptions carry what
+// they are of: a subscription stays on its plan, and on its version of it,
+// after a newer price has taken its price's lookup key over.
+const (
+	MetadataPlan    = "commerce_plan"
+	MetadataVersion = "commerce_version" // of the plan; absent: the first one
+	MetadataAddon   = "commerce_addon"
+	MetadataMeter   = "commerce_meter"   // beside the plan
+	MetadataPart    = "commerce_part"    // beside the plan: "seat"
+	MetadataCatalog = "commerce_catalog" // CatalogSpec.Name
+)
 
 // CatalogSpec is what a catalogue is made of.
 type CatalogSpec struct {
+	// Name tells the objects of this catalogue at the gateway from those of
+	// another one in the same gateway account. Empty: there is no other one.
+	Name string
 	// Features are all features that a plan may have: the ID and the text to
 	// show.
 	Features map[string]string
+	// Meters are what metered prices count.
+	Meters []Meter
 	// Plans are in the order of upgrade: each allows at least what the ones
 	// before it allow.
 	Plans []Plan
+	// Addons are sold beside a plan.
+	Addons []Addon
+	// Coupons take something off.
+	Coupons []Coupon
+	// Changes are the rules by which a subscription changes; the first one
+	// that fits decides. After them come the default ones: see ChangeRule.
+	Changes []ChangeRule
 }
 
 // Plan is what an account may have: prices, features and limits.
@@ -34,23 +52,41 @@ type Plan struct {
 	Limits map[string]Limit `json:"limits,omitempty"`
 	// TrialDays is the length of the trial that an account gets once; 0: none.
 	TrialDays int64 `json:"trial_days,omitempty"`
-	// Seats, when set, makes the price count for each seat.
+	// Seats, when set, makes the plan cost by the number of seats.
 	Seats *Seats `json:"seats,omitempty"`
+	// Metered are prices of what is used, beside the plan's own price.
+	Metered []MeteredPrice `json:"metered,omitempty"`
+	// Version numbers what is sold under this ID: count it up when features,
+	// limits or prices change and subscribers are to keep what they have.
+	// 0 means 1.
+	Version int64 `json:"version,omitempty"`
+	// Versions are the older ones that still have subscribers.
+	Versions []PlanVersion `json:"versions,omitempty"`
 }
 
-// Seats are bounds on the quantity of a plan that is paid for each seat.
+// Seats say how a plan costs by the number of seats. Without Prices the plan's
+// own price is that of one seat. With Prices the plan's price is paid once and
+// covers the included seats, and each seat above them costs one of Prices.
 type Seats struct {
-	Minimum int64 `json:"minimum,omitempty"` // at least this many are paid; 0 means 1
-	Maximum int64 `json:"maximum,omitempty"` // 0: no bound
+	Minimum  int64       `json:"minimum,omitempty"`  // at least this many are paid; 0 means 1, or Included
+	Maximum  int64       `json:"maximum,omitempty"`  // 0: no bound
+	Included int64       `json:"included,omitempty"` // in the plan's price; needs Prices
+	Prices   []PlanPrice `json:"prices,omitempty"`   // of each seat above Included
 }
 
-// PlanPrice is a plan's price in one currency and interval.
+// least is the smallest number of seats that is sold.
+func (s *Seats) least() int64 { return max(s.Minimum, s.Included, 1) }
+
+// PlanPrice is a price in one currency and interval: of a plan, a seat or an
+// add-on.
 type PlanPrice struct {
 	Amount        Money    `json:"amount"` // of one seat and interval
 	Interval      Interval `json:"interval"`
 	IntervalCount int64    `json:"interval_count,omitempty"` // 0 means 1
 	// LookupKey names the price at the gateway; empty means
-	// "<plan>_<interval>_<currency>", such as "pro_month_usd".
+	// "<plan>_<interval>_<currency>", such as "pro_month_usd", with "seat" or
+	// the meter between, such as "pro_seat_month_usd", or
+	// "addon_<id>_<interval>_<currency>".
 	LookupKey string `json:"lookup_key"`
 	// PriceIDs are older prices of the gateway that stay on this plan.
 	PriceIDs []string `json:"price_ids,omitempty"`
@@ -59,11 +95,18 @@ type PlanPrice struct {
 // Catalog is a checked set of plans. It never changes and is safe for
 // concurrent use.
 type Catalog struct {
+	name      string
 	plans     []Plan
+	terms     [][]Plan // of each plan, every version as a plan of its own, the oldest first
 	features  map[string]string
+	meters    []Meter
+	addons    []Addon
+	coupons   []Coupon
+	rules     []ChangeRule
 	byID      map[string]int
-	byKey     map[string]int // lookup key → plan
-	byPriceID map[string]int
+	addonByID map[string]int
+	byKey     map[string]role // of lookup keys
+	byPriceID map[string]role
 	def       int // the default plan, or -1
 }
 
@@ -91,147 +134,9 @@ func (e *CatalogError) Error() string {
 // Is makes every CatalogError an ErrInvalid.
 func (e *CatalogError) Is(target error) bool { return target == ErrInvalid }
 
-// NewCatalog checks a catalogue. The error joins a *CatalogError for each
-// problem: duplicate IDs, a plan without a price that isn't the only one, two
-// plans with one lookup key, an unknown feature, a limit that not every plan
-// states, that is a rate here and a quota there, or that falls from one plan
-// to the next.
-func NewCatalog(spec CatalogSpec) (*Catalog, error) {
-	c := &Catalog{
-		features: maps.Clone(spec.Features), byID: map[string]int{}, byKey: map[string]int{}, byPriceID: map[string]int{}, def: -1,
-	}
-	var errs []error
-	bad := func(path, format string, args ...any) {
-		errs = append(errs, &CatalogError{Path: path, Problem: fmt.Sprintf(format, args...)})
-	}
-	if len(spec.Plans) == 0 {
-		bad("plans", "a catalogue needs at least one plan")
-	}
-	for i, p := range spec.Plans {
-		c.plans = append(c.plans, clonePlan(p))
-		c.checkPlan(i, bad)
-	}
-	c.checkLimits(bad)
-	if len(errs) > 0 {
-		return nil, errors.Join(errs...)
-	}
-	return c, nil
-}
-
-func (c *Catalog) checkPlan(i int, bad func(path, format string, args ...any)) {
-	p := &c.plans[i]
-	at := fmt.Sprintf("plans[%d]", i)
-	switch other, dup := c.byID[p.ID]; {
-	case p.ID == "":
-		bad(at, "a plan needs an id")
-	case dup:
-		bad(at+".id", "plan %q is plans[%d] already", p.ID, other)
-	default:
-		c.byID[p.ID] = i
-	}
-	if p.Name == "" {
-		p.Name = p.ID
-	}
-	if p.TrialDays < 0 || p.TrialDays > 730 {
-		bad(at+".trial_days", "want 0 to 730, got %d", p.TrialDays)
-	}
-	if s := p.Seats; s != nil && (s.Minimum < 0 || s.Maximum < 0 || s.Maximum > 0 && s.Maximum < s.Minimum) {
-		bad(at+".seats", "want 0 ≤ minimum ≤ maximum, got %d and %d", s.Minimum, s.Maximum)
-	}
-	if len(p.Prices) == 0 {
-		if c.def >= 0 {
-			bad(at+".prices", "plan %q has no price, and %q is the one plan without prices (the default) already", p.ID, c.plans[c.def].ID)
-		} else {
-			c.def = i
-		}
-	}
-	seen := map[string]bool{}
-	for j := range p.Prices {
-		c.checkPrice(i, j, seen, bad)
-	}
-	for j, id := range p.Features {
-		if _, ok := c.features[id]; !ok {
-			bad(fmt.Sprintf("%s.features[%d]", at, j), "feature %q is not among the catalogue's features (have %s)", id, names(c.features))
-		}
-		if slices.Index(p.Features, id) != j {
-			bad(fmt.Sprintf("%s.features[%d]", at, j), "feature %q is listed twice", id)
-		}
-	}
-}
-
-func (c *Catalog) checkPrice(i, j int, seen map[string]bool, bad func(path, format string, args ...any)) {
-	plan, price := &c.plans[i], &c.plans[i].Prices[j]
-	at := fmt.Sprintf("plans[%d].prices[%d]", i, j)
-	if err := price.Amount.Validate(); err != nil {
-		bad(at+".amount", "%s", strings.TrimPrefix(err.Error(), "billing: money: "))
-	}
-	if price.Amount.Amount < 0 {
-		bad(at+".amount", "a price isn't negative")
-	}
-	if price.Interval.rank() == 0 {
-		bad(at+".interval", "interval %q: want day, week, month or year", price.Interval)
-	}
-	if price.IntervalCount == 0 {
-		price.IntervalCount = 1
-	}
-	if price.IntervalCount < 0 {
-		bad(at+".interval_count", "want 1 or more, got %d", price.IntervalCount)
-	}
-	what := fmt.Sprintf("%d %s in %s", price.IntervalCount, price.Interval, price.Amount.Currency)
-	if seen[what] {
-		bad(at, "plan %q has two prices for %s", plan.ID, what)
-	}
-	seen[what] = true
-	if price.LookupKey == "" {
-		price.LookupKey = plan.ID + "_" + string(price.Interval) + "_" + strings.ToLower(price.Amount.Currency)
-		if price.IntervalCount > 1 {
-			price.LookupKey = fmt.Sprintf("%s_%d%s_%s", plan.ID, price.IntervalCount, price.Interval, strings.ToLower(price.Amount.Currency))
-		}
-	}
-	if other, dup := c.byKey[price.LookupKey]; dup {
-		bad(at+".lookup_key", "lookup key %q is a price of plan %q already", price.LookupKey, c.plans[other].ID)
-	}
-	c.byKey[price.LookupKey] = i
-	for _, id := range price.PriceIDs {
-		if other, dup := c.byPriceID[id]; dup {
-			bad(at+".price_ids", "price %q is of plan %q already", id, c.plans[other].ID)
-		}
-		c.byPriceID[id] = i
-	}
-}
-
-// checkLimits compares each plan's limits with those of the plan before it.
-func (c *Catalog) checkLimits(bad func(path, format string, args ...any)) {
-	all := map[string]Limit{}
-	for _, p := range c.plans {
-		maps.Copy(all, p.Limits)
-	}
-	for _, name := range slices.Sorted(maps.Keys(all)) {
-		var before *Plan
-		for i := range c.plans {
-			p := &c.plans[i]
-			at := fmt.Sprintf("plans[%d].limits", i)
-			l, ok := p.Limits[name]
-			if !ok {
-				bad(at, "plan %q doesn't state limit %q, which other plans have", p.ID, name)
-				continue
-			}
-			at += "." + name
-			if l.N < 0 || l.Per < 0 {
-				bad(at, "a limit isn't negative")
-			}
-			if before != nil {
-				switch prev := before.Limits[name]; {
-				case !l.sameKind(prev):
-					bad(at, "%s is %s of plan %q and %s of plan %q: a limit is a rate or a quota in every plan", name, l, p.ID, prev, before.ID)
-				case l.less(prev):
-					bad(at, "%s falls from %s (%s) to %s (%s): plans are in the order of upgrade", name, prev, before.ID, l, p.ID)
-				}
-			}
-			before = p
-		}
-	}
-}
+// Name returns the catalogue's name; empty for the only one of its gateway
+// account.
+func (c *Catalog) Name() string { return c.name }
 
 // Plans returns the plans in the order of upgrade.
 func (c *Catalog) Plans() []Plan {
@@ -323,74 +228,45 @@ func (c *Catalog) Upgrade(plan, limit string, needed int64) (Plan, bool) {
 	if !ok {
 		return Plan{}, false
 	}
-	have, ok := c.plans[i].Limits[limit]
+	return c.above(i, c.plans[i].Limits, limit, needed)
+}
+
+// above finds the first plan above another one that allows what is needed, and
+// more than what there is.
+func (c *Catalog) above(plan int, have map[string]Limit, limit string, needed int64) (Plan, bool) {
+	now, ok := have[limit]
 	if !ok {
 		return Plan{}, false
 	}
-	for _, p := range c.plans[i+1:] {
-		if l := p.Limits[limit]; l.N >= needed && have.less(l) {
+	for _, p := range c.plans[plan+1:] {
+		if l := p.Limits[limit]; l.N >= needed && now.less(l) {
 			return clonePlan(p), true
 		}
 	}
 	return Plan{}, false
 }
 
-// PlanOf returns the plan of a subscription: the highest one among its items,
-// each known by its price's lookup key, the price's ID, or the price's
-// metadata; else the one that the subscription's own metadata names.
-func (c *Catalog) PlanOf(s Subscription) (plan string, ok bool) {
-	i, _ := c.planOf(&s)
-	if i < 0 {
-		return "", false
-	}
-	return c.plans[i].ID, true
-}
-
-// planOf returns the index of the subscription's plan and its item, or -1 for
-// either.
-func (c *Catalog) planOf(s *Subscription) (plan, item int) {
-	plan, item = -1, -1
-	for j := range s.Items {
-		if i := c.planOfPrice(&s.Items[j].Price); i > plan {
-			plan, item = i, j
-		}
-	}
-	if plan < 0 {
-		if i, ok := c.byID[s.Metadata[MetadataPlan]]; ok && i != c.def {
-			plan = i
-		}
-	}
-	return plan, item
-}
-
-func (c *Catalog) planOfPrice(p *Price) int {
-	if i, ok := c.byKey[p.LookupKey]; ok && p.LookupKey != "" {
-		return i
-	}
-	if i, ok := c.byPriceID[p.ID]; ok {
-		return i
-	}
-	if i, ok := c.byID[p.Metadata[MetadataPlan]]; ok && i != c.def {
-		return i
-	}
-	return -1
-}
-
 // rank orders the intervals by length; 0 is no interval.
 func (i Interval) rank() int { return slices.Index([]Interval{Day, Week, Month, Year}, i) + 1 }
 
 func clonePlan(p Plan) Plan {
-	p.Prices = slices.Clone(p.Prices)
-	for i := range p.Prices {
-		p.Prices[i].PriceIDs = slices.Clone(p.Prices[i].PriceIDs)
-	}
+	p.Prices = clonePrices(p.Prices)
 	p.Features = slices.Clone(p.Features)
 	p.Limits = maps.Clone(p.Limits)
 	if p.Seats != nil {
 		seats := *p.Seats
+		seats.Prices = clonePrices(seats.Prices)
 		p.Seats = &seats
 	}
+	p.Metered = cloneEach(p.Metered, func(m *MeteredPrice) { m.Tiers, m.PriceIDs = slices.Clone(m.Tiers), slices.Clone(m.PriceIDs) })
+	p.Versions = cloneEach(p.Versions, func(v *PlanVersion) {
+		v.Features, v.Limits, v.Prices = slices.Clone(v.Features), maps.Clone(v.Limits), clonePrices(v.Prices)
+	})
 	return p
+}
+
+func clonePrices(prices []PlanPrice) []PlanPrice {
+	return cloneEach(prices, func(p *PlanPrice) { p.PriceIDs = slices.Clone(p.PriceIDs) })
 }
 
 func names[V any](m map[string]V) string {

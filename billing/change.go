@@ -1,95 +1,121 @@
 package billing
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"time"
 )
 
-// Preview is what a change of plan would cost.
+// Preview is what a change would do and cost.
 type Preview struct {
-	SubscriptionID string  `json:"subscription_id"`
-	Plan           string  `json:"plan"`      // after the change
-	Due            Money   `json:"due"`       // now; negative is a credit for the next invoice
-	Invoice        Invoice `json:"invoice"`   // with its lines
-	Confirm        Confirm `json:"confirm"`   // for ChangePlan
-	Downgrade      bool    `json:"downgrade"` // to a plan that allows less
+	SubscriptionID string     `json:"subscription_id"`
+	Plan           string     `json:"plan"` // after the change
+	Kind           ChangeKind `json:"kind"`
+	When           When       `json:"when"`
+	At             time.Time  `json:"at"`  // when it takes effect
+	Due            Money      `json:"due"` // now; negative is a credit for the next invoice
+	// Invoice is what is settled now, with its lines. For a change at the end
+	// of the period it has what each period costs from then on, before
+	// discounts, tax and metered use.
+	Invoice   Invoice `json:"invoice"`
+	Confirm   Confirm `json:"confirm"`   // for ChangePlan
+	Downgrade bool    `json:"downgrade"` // to a plan that allows less
 }
 
-// Confirm binds a change to what was shown: the amount, and the instant from
-// which it was prorated. It isn't secret.
+// Confirm binds a change to what was shown: the amount, the instant from which
+// it was prorated, and when it takes effect. It isn't secret.
 type Confirm struct {
-	Due Money     `json:"due"`
-	At  time.Time `json:"at"`
+	Due  Money     `json:"due"`
+	At   time.Time `json:"at"`
+	When When      `json:"when,omitempty"` // empty: Now
 }
 
 // confirmFor is how long a preview can be confirmed.
 const confirmFor = time.Hour
 
-// ErrAmountChanged says that a change would cost something else than its
-// preview said: show a new preview.
-var ErrAmountChanged = errors.New("billing: the amount has changed since the preview")
+// The kinds of a change's refusal.
+var (
+	// ErrAmountChanged says that a change would cost something else than its
+	// preview said: show a new preview.
+	ErrAmountChanged = errors.New("billing: the amount has changed since the preview")
+	// ErrRefused says that a rule of the catalogue forbids the change.
+	ErrRefused = errors.New("billing: the change is refused")
+)
 
-// Preview says what ChangePlan would cost now, without any effect.
+// AmountChangedError says what was shown and what is so now. It is
+// ErrAmountChanged.
+type AmountChangedError struct {
+	Was, Now         Money
+	WasWhen, NowWhen When
+	Age              time.Duration // of the preview, when that is what is wrong
+}
+
+// Error says what has changed.
+func (e *AmountChangedError) Error() string {
+	switch {
+	case e.Age != 0:
+		return fmt.Sprintf("%s: it is %v old", ErrAmountChanged, e.Age)
+	case e.WasWhen != e.NowWhen:
+		return fmt.Sprintf("%s: it was to take effect %s and takes effect %s", ErrAmountChanged, e.WasWhen, e.NowWhen)
+	}
+	return fmt.Sprintf("%s: it was %s and is %s", ErrAmountChanged, e.Was, e.Now)
+}
+
+// Is makes it ErrAmountChanged.
+func (e *AmountChangedError) Is(target error) bool { return target == ErrAmountChanged }
+
+// RefusedError says which change a rule forbids. It is ErrRefused, and
+// ErrInvalid.
+type RefusedError struct {
+	From, To string // plans
+	Kind     ChangeKind
+	Reason   string // the rule's
+}
+
+// Error gives the rule's reason.
+func (e *RefusedError) Error() string {
+	text := fmt.Sprintf("%s: %s from %q to %q", ErrRefused, e.Kind, e.From, e.To)
+	if e.Reason != "" {
+		text += ": " + e.Reason
+	}
+	return text
+}
+
+// Is makes it ErrRefused and ErrInvalid.
+func (e *RefusedError) Is(target error) bool { return target == ErrRefused || target == ErrInvalid }
+
+// Preview says what ChangePlan would do and cost now, without any effect.
 func (s *Service) Preview(ctx context.Context, account string, o Order) (Preview, error) {
 	return s.preview(ctx, account, &o, s.now().Truncate(time.Second))
 }
 
 func (s *Service) preview(ctx context.Context, account string, o *Order, at time.Time) (Preview, error) {
-	_, price, err := s.price(ctx, o)
-	if err != nil {
-		return Preview{}, err
-	}
 	a, err := s.Account(ctx, account)
 	if err != nil {
 		return Preview{}, err
 	}
-	sub, req, err := s.changeRequest(&a, o, price.ID, at)
+	m, err := s.move(ctx, &a, o)
 	if err != nil {
 		return Preview{}, err
 	}
-	call, cancel := s.call(ctx)
-	defer cancel()
-	inv, err := s.gateway.PreviewUpdate(call, a.CustomerID, sub.ID, req)
-	if err != nil {
-		return Preview{}, err
+	p := Preview{
+		SubscriptionID: m.sub.ID, Plan: m.plan, Kind: m.kind, When: m.rule.When, At: at,
+		Downgrade: m.kind == Downgrade, Due: Money{0, m.currency},
 	}
-	due := Money{inv.AmountDue, inv.Currency}
-	from, _ := s.catalog.planOf(&sub)
-	return Preview{
-		SubscriptionID: sub.ID, Plan: o.Plan, Due: due, Invoice: inv, Confirm: Confirm{Due: due, At: at},
-		Downgrade: s.catalog.byID[o.Plan] < from,
-	}, nil
-}
-
-// changeRequest is the update that puts the subscription on the order's price:
-// the item of the plan changes, other items stay.
-func (s *Service) changeRequest(a *Account, o *Order, price string, at time.Time) (Subscription, UpdateRequest, error) {
-	sub, err := a.changeable()
-	if err != nil {
-		return sub, UpdateRequest{}, err
-	}
-	n, err := s.quantity(o)
-	if err != nil {
-		return sub, UpdateRequest{}, err
-	}
-	_, item := s.catalog.planOf(&sub)
-	if item < 0 {
-		if len(sub.Items) != 1 {
-			return sub, UpdateRequest{}, fmt.Errorf("%w: no item of subscription %s is a plan of the catalogue", ErrUnknownPlan, sub.ID)
+	if m.rule.When == PeriodEnd {
+		p.At, p.Invoice = m.sub.Period.To, m.renewal()
+	} else {
+		call, cancel := s.call(ctx)
+		defer cancel()
+		if p.Invoice, err = s.gateway.PreviewUpdate(call, a.CustomerID, m.sub.ID, m.request(s, o, at)); err != nil {
+			return Preview{}, err
 		}
-		item = 0
+		p.Due = Money{p.Invoice.AmountDue, p.Invoice.Currency}
 	}
-	it := sub.Items[item]
-	if it.Price.ID == price && it.Quantity == n {
-		return sub, UpdateRequest{}, fmt.Errorf("%w %q", errOnPlan, o.Plan)
-	}
-	return sub, UpdateRequest{
-		Items:     []UpdateItem{{ID: it.ID, PriceID: price, Quantity: &n}},
-		Proration: "always_invoice", ProrationDate: at, IfUnpaid: "error_if_incomplete",
-		CouponID: o.CouponID, Metadata: map[string]string{MetadataPlan: o.Plan},
-	}, nil
+	p.Confirm = Confirm{Due: p.Due, At: at, When: p.When}
+	return p, nil
 }
 
 // changeable returns the subscription that changes apply to: a live one that
@@ -108,35 +134,61 @@ func (a *Account) changeable() (Subscription, error) {
 	return sub, nil
 }
 
-// ChangePlan puts the subscription on another plan, price or number of seats
-// at once, and settles the difference now. With a Confirm it is refused with
-// ErrAmountChanged if it would cost something else than the preview said. A
-// payment that is refused is ErrDeclined, and nothing has changed.
+// ChangePlan puts the subscription on another plan, price, number of seats or
+// add-ons: when, and how it is settled, is for the catalogue's rules to say
+// (see ChangeRule). An order without a plan stays on the plan there is, and a
+// subscriber of an older version or price keeps it unless Order.Current is
+// set.
+//
+// A change of now is settled at once: a payment that is refused is ErrDeclined,
+// and nothing has changed. One for the end of the period is scheduled at the
+// gateway, which makes it whatever becomes of this process or its webhooks;
+// until then it shows in Subscription.Scheduled, the next change replaces it,
+// and KeepPlan, or a change to what there is, withdraws it.
+//
+// With a Confirm the change is refused with ErrAmountChanged if it would cost
+// something else, or take effect at another time, than the preview said. One
+// that a rule forbids is ErrRefused.
 func (s *Service) ChangePlan(ctx context.Context, account string, o Order, confirm *Confirm) (Subscription, error) {
 	var at time.Time // unset: now, and the same request for all who ask at once
 	if confirm != nil {
 		if age := s.now().Sub(confirm.At); age < -time.Minute || age > confirmFor {
-			return Subscription{}, fmt.Errorf("%w: it is %v old", ErrAmountChanged, age)
+			return Subscription{}, &AmountChangedError{Age: age}
 		}
 		at = confirm.At
 		now, err := s.preview(ctx, account, &o, at)
 		if errors.Is(err, errOnPlan) {
-			return s.Subscription(ctx, account)
+			return s.KeepPlan(ctx, account)
 		}
 		if err != nil {
 			return Subscription{}, err
 		}
-		if now.Due != confirm.Due {
-			return Subscription{}, fmt.Errorf("%w: it was %s and is %s", ErrAmountChanged, confirm.Due, now.Due)
+		if was := cmp.Or(confirm.When, Now); now.Due != confirm.Due || now.When != was {
+			return Subscription{}, &AmountChangedError{Was: confirm.Due, Now: now.Due, WasWhen: was, NowWhen: now.When}
 		}
 	}
-	_, price, err := s.price(ctx, &o)
+	a, err := s.Account(ctx, account)
 	if err != nil {
 		return Subscription{}, err
 	}
+	m, err := s.move(ctx, &a, &o)
+	switch {
+	case errors.Is(err, errOnPlan):
+		return s.KeepPlan(ctx, account)
+	case err != nil:
+		return Subscription{}, err
+	case m.rule.When == PeriodEnd:
+		return s.schedule(ctx, account, &o)
+	}
 	sub, err := s.update(ctx, account, func(a *Account) (string, UpdateRequest, error) {
-		sub, req, err := s.changeRequest(a, &o, price.ID, at)
-		return sub.ID, req, err
+		m, err := s.move(ctx, a, &o)
+		if err == nil && m.rule.When != Now {
+			err = errBusy // what it changes is something else by now
+		}
+		if err != nil {
+			return "", UpdateRequest{}, err
+		}
+		return m.sub.ID, m.request(s, &o, at), nil
 	})
 	if errors.Is(err, errOnPlan) {
 		return s.Subscription(ctx, account) // whoever asked at the same time was first
@@ -148,12 +200,27 @@ var errOnPlan = fmt.Errorf("%w: the subscription is already on plan", ErrInvalid
 
 // update changes the subscription by an intent and returns it as it is then.
 func (s *Service) update(ctx context.Context, account string, decide func(a *Account) (string, UpdateRequest, error)) (Subscription, error) {
-	out, _, err := s.act(ctx, account, opUpdate, func(a *Account) (any, bool, error) {
-		id, req, err := decide(a)
-		return updateIntent{SubscriptionID: id, Request: req}, false, err
-	})
-	return out.subscription, err
+	for range maxConflicts {
+		out, _, err := s.act(ctx, account, opUpdate, func(a *Account) (any, bool, error) {
+			id, req, err := decide(a)
+			sub := a.subscription(id)
+			if err == nil && sub != nil && sub.Scheduled != nil && (len(req.Items) > 0 || req.CancelAtPeriodEnd != nil) {
+				err = errScheduled
+			}
+			return updateIntent{SubscriptionID: id, Request: req}, false, err
+		})
+		if !errors.Is(err, errScheduled) {
+			return out.subscription, err
+		}
+		// What is to come would overtake this change, or forbid it.
+		if _, err := s.KeepPlan(ctx, account); err != nil {
+			return Subscription{}, err
+		}
+	}
+	return Subscription{}, errBusy
 }
+
+var errScheduled = fmt.Errorf("%w: a change is scheduled", ErrConflict)
 
 // CancelOptions say how a subscription ends.
 type CancelOptions struct {

@@ -31,11 +31,7 @@ func (s *Service) Checkout(ctx context.Context, account string, o CheckoutOrder)
 	if o.SuccessURL == "" || o.CancelURL == "" {
 		return Checkout{}, fmt.Errorf("%w: CheckoutOrder needs SuccessURL and CancelURL", ErrInvalid)
 	}
-	_, price, err := s.price(ctx, &o.Order)
-	if err != nil {
-		return Checkout{}, err
-	}
-	n, err := s.quantity(&o.Order)
+	items, err := s.lines(ctx, &o.Order)
 	if err != nil {
 		return Checkout{}, err
 	}
@@ -43,17 +39,21 @@ func (s *Service) Checkout(ctx context.Context, account string, o CheckoutOrder)
 	if err != nil {
 		return Checkout{}, err
 	}
-	if c, err := s.reuse(ctx, &a, &o, price.ID, n); err != nil || c != nil {
+	if c, err := s.reuse(ctx, &a, &o, items); err != nil || c != nil {
 		if err != nil {
 			return Checkout{}, err
 		}
 		return *c, nil
 	}
+	over := "" // the page that can't be handed out again, also where nobody told that it expired
+	if a.Checkout != nil {
+		over = a.Checkout.ID
+	}
 	if a, err = s.ready(ctx, account); err != nil {
 		return Checkout{}, err
 	}
 	keep := "" // a racing call may have opened the same page meanwhile
-	if c := a.Checkout; c != nil && c.Print == s.checkoutPrint(&a, &o, price.ID, n) {
+	if c := a.Checkout; c != nil && c.ID != over && c.Print == s.checkoutPrint(&a, &o, items) {
 		keep = c.ID
 	}
 	if err := s.clear(ctx, &a, keep); err != nil {
@@ -65,10 +65,10 @@ func (s *Service) Checkout(ctx context.Context, account string, o CheckoutOrder)
 			return nil, false, err
 		}
 		open = a.Checkout
-		if a.waiting() || open != nil && open.Print != s.checkoutPrint(a, &o, price.ID, n) {
+		if a.waiting() || open != nil && open.Print != s.checkoutPrint(a, &o, items) {
 			return nil, false, errBusy
 		}
-		return s.checkoutRequest(a, &o, price.ID, n), open != nil, nil
+		return s.checkoutRequest(a, &o, items), open != nil, nil
 	})
 	if err != nil {
 		return Checkout{}, err
@@ -79,24 +79,24 @@ func (s *Service) Checkout(ctx context.Context, account string, o CheckoutOrder)
 	return out.checkout, nil
 }
 
-func (s *Service) checkoutRequest(a *Account, o *CheckoutOrder, price string, n int64) checkoutIntent {
+func (s *Service) checkoutRequest(a *Account, o *CheckoutOrder, items []LineItem) checkoutIntent {
 	return checkoutIntent{Plan: o.Plan, Request: CheckoutRequest{
-		CustomerID: a.CustomerID, Account: a.ID, Items: []LineItem{{PriceID: price, Quantity: n}},
-		SuccessURL: o.SuccessURL, CancelURL: o.CancelURL, TrialDays: s.trial(a, &o.Order),
+		CustomerID: a.CustomerID, Account: a.ID, Items: items,
+		SuccessURL: o.SuccessURL, CancelURL: o.CancelURL, TrialDays: s.trial(a, &o.Order), TrialWithoutCard: o.TrialWithoutCard && s.trial(a, &o.Order) > 0,
 		CouponID: o.CouponID, PromotionCode: o.PromotionCode, AllowPromotionCodes: o.AllowPromotionCodes,
-		Metadata: o.metadata(),
+		Metadata: o.metadata(s.catalog),
 	}}
 }
 
 // checkoutPrint is the fingerprint of the intent that opens such a page.
-func (s *Service) checkoutPrint(a *Account, o *CheckoutOrder, price string, n int64) string {
-	return printOf(s.checkoutRequest(a, o, price, n))
+func (s *Service) checkoutPrint(a *Account, o *CheckoutOrder, items []LineItem) string {
+	return printOf(s.checkoutRequest(a, o, items))
 }
 
 // reuse returns the page that is open for the same order, or nil.
-func (s *Service) reuse(ctx context.Context, a *Account, o *CheckoutOrder, price string, n int64) (*Checkout, error) {
+func (s *Service) reuse(ctx context.Context, a *Account, o *CheckoutOrder, items []LineItem) (*Checkout, error) {
 	c := a.Checkout
-	if c == nil || a.sellable() != nil || c.Print != s.checkoutPrint(a, o, price, n) {
+	if c == nil || a.sellable() != nil || c.Print != s.checkoutPrint(a, o, items) {
 		return nil, nil
 	}
 	now := s.now()
@@ -155,6 +155,9 @@ func (s *Service) SyncCheckout(ctx context.Context, account, sessionID string) (
 func (s *Service) Portal(ctx context.Context, account, returnURL string) (string, error) {
 	id, err := s.EnsureCustomer(ctx, account)
 	if err != nil {
+		return "", err
+	}
+	if err := s.OnPage(ctx, account); err != nil {
 		return "", err
 	}
 	call, cancel := s.call(ctx)

@@ -14,6 +14,11 @@ func (a *Account) applyState(st State, at time.Time) {
 	sortSubscriptions(a.Subscriptions)
 	a.Invoices = trimInvoices(slices.Clone(st.Invoices))
 	a.Balance, a.Deleted = st.Customer.Balance, st.Customer.Deleted
+	if pm := st.Customer.DefaultPaymentMethod; pm != a.PaymentMethod {
+		// Whoever brings another payment method wants what is open paid.
+		a.Retry = !a.SyncedAt.IsZero() && pm != ""
+		a.PaymentMethod = pm
+	}
 	a.SyncedAt, a.Provisional = at, false
 	a.settle()
 }
@@ -97,6 +102,9 @@ func (a *Account) mergeSubscription(e *Event) {
 	// A fetch saw all that had happened before it; created counts in seconds.
 	fresh := !e.Created.Before(a.SyncedAt.Truncate(time.Second))
 	if s.Status.Terminal() || last && fresh {
+		if was := old.Scheduled; was != nil && s.Scheduled != nil && was.ID == s.Scheduled.ID && s.Scheduled.At.IsZero() {
+			s.Scheduled = was.clone() // an event names the schedule and no more
+		}
 		*old = s
 	}
 }
@@ -133,6 +141,7 @@ func (a *Account) settle() {
 	if !a.waiting() {
 		a.Unpaid = nil
 	}
+	a.Retry = a.Retry && len(a.renewalsUnpaid()) > 0
 	if c := a.Checkout; c != nil {
 		for _, s := range a.Subscriptions {
 			if s.Status.Live() && !s.Status.waits() && !s.Created.Before(c.Created) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -37,6 +38,7 @@ type Creditor interface {
 // CouponRequest asks for a coupon. Either PercentOff or AmountOff is set.
 type CouponRequest struct {
 	ID         string // unique for good
+	Reference  string // what caused it; stored with the coupon as MetadataReference
 	Name       string // what the invoice says
 	PercentOff int64
 	AmountOff  Money
@@ -94,7 +96,7 @@ func (s *Service) Coupon(ctx context.Context, reference, name string, percent, m
 	}
 	ctx, cancel := s.call(ctx)
 	defer cancel()
-	req := CouponRequest{ID: couponID(reference), Name: name, PercentOff: percent, AmountOff: amount, Months: months, MaxRedemptions: 1}
+	req := CouponRequest{ID: couponID(reference), Reference: reference, Name: name, PercentOff: percent, AmountOff: amount, Months: months, MaxRedemptions: 1}
 	return req.ID, c.CreateCoupon(ctx, req)
 }
 
@@ -151,7 +153,7 @@ func (s *Service) DiscountRenewal(ctx context.Context, reference, name, account,
 	if taken.Amount == 0 {
 		return Renewal{Coupon: coupon, Value: value, Taken: taken}, nil
 	}
-	if err := c.CreateCoupon(ctx, CouponRequest{ID: coupon, Name: name, AmountOff: taken, MaxRedemptions: 1}); err != nil {
+	if err := c.CreateCoupon(ctx, CouponRequest{ID: coupon, Reference: reference, Name: name, AmountOff: taken, MaxRedemptions: 1}); err != nil {
 		return Renewal{}, err
 	}
 	_, err = c.SetDiscounts(ctx, invoiceID, append(slices.Clone(inv.Discounts), Discount{CouponID: coupon}), KeyPrefix+"discount:"+fingerprint(reference+"\x00"+invoiceID))
@@ -205,7 +207,7 @@ func (s *Service) Credit(ctx context.Context, reference, account string, amount 
 	if amount.Amount <= 0 {
 		return "", fmt.Errorf("%w: a credit of %s", ErrInvalid, amount)
 	}
-	entry, err := s.balance(ctx, reference, account, func(Customer) Money { return amount.Neg() })
+	entry, err := s.balance(ctx, reference, account, byHand{}, func(Customer) Money { return amount.Neg() })
 	return entry.ID, err
 }
 
@@ -216,7 +218,7 @@ func (s *Service) Debit(ctx context.Context, reference, account string, amount M
 	if amount.Amount <= 0 {
 		return Money{}, fmt.Errorf("%w: a debit of %s", ErrInvalid, amount)
 	}
-	entry, err := s.balance(ctx, reference, account, func(c Customer) Money {
+	entry, err := s.balance(ctx, reference, account, byHand{}, func(c Customer) Money {
 		if c.Balance.Currency != amount.Currency {
 			return Money{0, amount.Currency}
 		}
@@ -225,7 +227,19 @@ func (s *Service) Debit(ctx context.Context, reference, account string, amount M
 	return entry.Amount, err
 }
 
-func (s *Service) balance(ctx context.Context, reference, account string, decide func(Customer) Money) (BalanceEntry, error) {
+// balanceIntent is a change of a balance that is under way. Its reference is
+// its key, so that nothing but the gateway needs to remember it.
+type balanceIntent struct {
+	CustomerID string
+	Amount     Money
+	Reference  string
+	Audit      *Audit `json:",omitempty"`
+	What       string `json:",omitempty"`
+}
+
+func (r balanceIntent) key() string { return r.Reference }
+
+func (s *Service) balance(ctx context.Context, reference, account string, hand byHand, decide func(Customer) Money) (BalanceEntry, error) {
 	c, err := s.creditor()
 	if err != nil {
 		return BalanceEntry{}, err
@@ -237,21 +251,39 @@ func (s *Service) balance(ctx context.Context, reference, account string, decide
 	if err != nil {
 		return BalanceEntry{}, err
 	}
-	ctx, cancel := s.call(ctx)
-	defer cancel()
-	// Before every write, not only after a failure: whoever calls may have
-	// forgotten the failure, and the gateway the key.
-	entry, err := c.FindBalance(ctx, customer, reference)
-	if !errors.Is(err, ErrNotFound) {
-		return entry, err
+	var found BalanceEntry
+	out, done, err := s.act(ctx, account, opBalance, func(a *Account) (any, bool, error) {
+		for _, it := range a.Intents {
+			var r balanceIntent
+			if it.Op == opBalance && json.Unmarshal(it.Request, &r) == nil && r.Reference == reference {
+				return it.Request, false, nil // under way: with the amount that was decided then
+			}
+		}
+		call, cancel := s.call(ctx)
+		defer cancel()
+		// Before every write, not only after a failure: whoever calls may have
+		// forgotten the failure, and the gateway the key.
+		var err error
+		if found, err = c.FindBalance(call, customer, reference); !errors.Is(err, ErrNotFound) {
+			return nil, err == nil, err
+		}
+		now, err := c.Customer(call, customer)
+		if err != nil {
+			return nil, false, err
+		}
+		amount := decide(now)
+		found = BalanceEntry{Amount: amount, Reference: reference}
+		return balanceIntent{CustomerID: customer, Amount: amount, Reference: reference, Audit: hand.Audit, What: hand.What}, amount.Amount == 0, nil
+	})
+	if err != nil || !done {
+		return out.balance, err
 	}
-	now, err := c.Customer(ctx, customer)
-	if err != nil {
-		return BalanceEntry{}, err
+	if hand.Audit != nil {
+		_, err = s.edit(ctx, account, func(a *Account) bool {
+			_, known := a.adjustment(hand.Audit.Key)
+			a.adjust(Adjustment{Audit: *hand.Audit, At: s.now(), What: hand.What, Amount: found.Amount.Neg()})
+			return !known
+		})
 	}
-	amount := decide(now)
-	if amount.Amount == 0 {
-		return BalanceEntry{Amount: amount, Reference: reference}, nil
-	}
-	return c.AddBalance(ctx, customer, amount, reference, KeyPrefix+"balance:"+fingerprint(reference))
+	return found, err
 }

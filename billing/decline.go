@@ -77,11 +77,29 @@ func RemedyFor(declineCode string) Remedy {
 	return RemedyIssuer
 }
 
+func (r Remedy) known() bool {
+	switch r {
+	case RemedyWait, RemedyNewMethod, RemedyCorrect, RemedyAuthenticate, RemedyIssuer:
+		return true
+	}
+	return false
+}
+
+// Suspicious reports whether a decline says that the card was lost, stolen, or
+// used by somebody else than its owner: see Step.Suspicious.
+func Suspicious(declineCode string) bool {
+	switch declineCode {
+	case "fraudulent", "highest_risk_level", "lost_card", "merchant_blacklist", "pickup_card", "security_violation", "stolen_card":
+		return true
+	}
+	return false
+}
+
 // PublicDeclineCode returns the code as the payer may see it: one that tells
 // whoever holds a stolen card that it is known as that is "generic_decline".
 func PublicDeclineCode(declineCode string) string {
 	switch declineCode {
-	case "fraudulent", "lost_card", "merchant_blacklist", "pickup_card", "stolen_card":
+	case "fraudulent", "highest_risk_level", "lost_card", "merchant_blacklist", "pickup_card", "security_violation", "stolen_card":
 		return "generic_decline"
 	}
 	return declineCode

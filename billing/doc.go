@@ -32,6 +32,35 @@
 //	    prices:
 //	      - {amount: 9.99 USD, every: month}   # lookup key pro_month_usd
 //
+// It may also have what is counted and billed when a period ends, seats, add-ons
+// whose limits are added to the plan's, coupons, the rules by which a
+// subscription changes, and the older versions of a plan that still have
+// subscribers, who keep their price, limits and features until they move:
+//
+//	meters:
+//	  - {id: emails, name: E-mails}
+//	plans:
+//	  - id: team
+//	    version: 2
+//	    limits: {requests: 200/minute, documents: 2000/period}
+//	    seats: {included: 3, maximum: 50, prices: [{amount: 5.00 USD, every: month}]}
+//	    prices: [{amount: 20.00 USD, every: month}]
+//	    metered:
+//	      - {meter: emails, amount: 0.002 USD, every: month}   # or tiers
+//	    versions:
+//	      - {version: 1, limits: {documents: 3000/period}, prices: [{amount: 15.00 USD, every: month}]}
+//	addons:
+//	  - {id: storage, plans: [team], limits: {documents: 500/period}, maximum: 10, prices: [{amount: 3.00 USD, every: month}]}
+//	coupons:
+//	  - {id: SPRING, off: 20%, duration: 3 months, redeem_by: 2027-05-31}
+//	changes:   # the first one that fits decides; see ChangeRule for those behind them
+//	  - {from: team, to: pro, when: never, reason: "write to us: your seats would be lost"}
+//	  - {kind: upgrade, when: now}
+//	  - {kind: downgrade, when: period_end}
+//
+// billingstripe's PlanCatalog shows how Stripe differs from it, and ApplyCatalog
+// makes Stripe the same.
+//
 // # What is guaranteed
 //
 // The provider is the truth, and a webhook is a hint. A webhook request is
@@ -52,6 +81,17 @@
 // Access, Limit and Quota read the store alone: they go on working while the
 // provider is down, and Decision.Stale says so. A Feed answers them from
 // memory, for request paths, and goes on while the store is down too.
+//
+// What somebody of the application does by hand (ExtendTrial, GrantCredit, Comp,
+// Refund) takes an Audit: a key that gives it one effect for good, who, and why;
+// it stands in the account's Timeline. Of an invoice, no more is ever given back
+// than was paid. Seats are taken in the store's one step, never more than are
+// paid for, and any number of changes reach the gateway as one.
+//
+// Why a payment was declined decides what helps (RemedyFor): nothing but
+// waiting, another payment method, the customer's own confirmation. It drives
+// Policy's steps, Decision.Remedy and the notices; a new payment method is
+// charged at once for what is open, and once.
 //
 // Notices come at least once, in Config.Handle, with IDs derived from what
 // they are about; see Notice.

@@ -7,8 +7,7 @@ import (
 	"time"
 )
 
-// trialNotice is how long before its end a trial's notice comes, as Stripe's
-// own does.
+// trialNotice is when Stripe's own notice of a trial's end comes.
 const trialNotice = 72 * time.Hour
 
 // refetchAfter is when an account is fetched again that holds merged
@@ -21,14 +20,20 @@ func (s *Service) resumeAfter() time.Duration { return s.cfg.CallTimeout + 30*ti
 
 // ripen marks what has come with time alone.
 func (s *Service) ripen(a *Account, now time.Time) {
+	s.fillSeats(a)
 	for i := range a.Subscriptions {
 		s.cfg.Policy.ripen(a, &a.Subscriptions[i], now)
 	}
 	for _, sub := range a.Subscriptions {
-		if sub.Status == StatusTrialing && !sub.TrialEnd.IsZero() && !now.Before(sub.TrialEnd.Add(-trialNotice)) && now.Before(sub.TrialEnd) {
+		if s.tellsTrial(&sub) && !now.Before(sub.TrialEnd.Add(-s.cfg.TrialNotice)) && now.Before(sub.TrialEnd) {
 			a.mark(fmt.Sprintf("%s:%s:%d", KindTrialEnding, sub.ID, sub.TrialEnd.Unix()), Mark{At: now, Subject: sub.ID, Kind: KindTrialEnding})
 		}
 	}
+}
+
+// tellsTrial reports whether the end of a trial is told of before it comes.
+func (s *Service) tellsTrial(sub *Subscription) bool {
+	return s.cfg.TrialNotice >= 0 && sub.Status == StatusTrialing && !sub.TrialEnd.IsZero()
 }
 
 // dueAt is when the account wants attention without being asked for.
@@ -43,15 +48,24 @@ func (s *Service) dueAt(a *Account) time.Time {
 	if s.cfg.CancelDuplicates && len(a.duplicates()) > 0 {
 		due = earlier(due, s.now())
 	}
+	if a.SeatOrder != nil {
+		due = earlier(due, a.SeatOrder.Due)
+	}
+	if a.Retry {
+		due = earlier(due, s.now())
+	}
 	for i := range a.Subscriptions {
 		due = earlier(due, s.cfg.Policy.next(a, &a.Subscriptions[i], s.now()))
 	}
 	for _, sub := range a.Subscriptions {
-		if sub.Status != StatusTrialing || !s.now().Before(sub.TrialEnd) {
+		if _, unchecked := s.trialMethod(a, &sub); unchecked {
+			due = earlier(due, s.now())
+		}
+		if !s.tellsTrial(&sub) || !s.now().Before(sub.TrialEnd) {
 			continue // over, also when nobody was awake to tell: then it isn't ending any more
 		}
 		if _, told := a.Marks[fmt.Sprintf("%s:%s:%d", KindTrialEnding, sub.ID, sub.TrialEnd.Unix())]; !told {
-			due = earlier(due, sub.TrialEnd.Add(-trialNotice))
+			due = earlier(due, sub.TrialEnd.Add(-s.cfg.TrialNotice))
 		}
 	}
 	return due
@@ -103,6 +117,13 @@ func (s *Service) attend(ctx context.Context, account string) error {
 		if level, _ := s.cfg.Policy.arrears(&a, &a.Subscriptions[i], s.now()); level == Canceled {
 			errs = append(errs, s.end(ctx, account, a.Subscriptions[i].ID, CancelRequest{Reason: "payment_failed"}))
 		}
+	}
+	for i := range a.Subscriptions {
+		errs = append(errs, s.checkTrial(ctx, &a, &a.Subscriptions[i]))
+	}
+	errs = append(errs, s.sendSeats(ctx, &a))
+	if a.Retry {
+		errs = append(errs, s.retryPayments(ctx, &a))
 	}
 	if a.Provisional && a.CustomerID != "" {
 		_, err := s.converge(ctx, account, a.CustomerID, nil, nil)

@@ -51,6 +51,12 @@ type Step struct {
 	Invoices int
 	// Owed is how much is unpaid at least, in its currency; zero: any amount.
 	Owed Money
+	// Remedy is what would help after the last decline; empty: whatever.
+	// RemedyNewMethod is for cards that no retry will charge.
+	Remedy Remedy
+	// Suspicious: only when the last decline says that the card was lost,
+	// stolen or used by somebody else.
+	Suspicious bool
 }
 
 // steps are Dunning, or what Grace, Suspend and Cancel mean.
@@ -77,6 +83,9 @@ func (p Policy) validate() error {
 		return fmt.Errorf("%w: Config.Policy: Suspend, Cancel and MaxStale aren't negative", ErrInvalid)
 	}
 	for i, s := range p.Dunning {
+		if s.Remedy != "" && !s.Remedy.known() {
+			return fmt.Errorf("%w: Config.Policy.Dunning[%d]: unknown remedy %q", ErrInvalid, i, s.Remedy)
+		}
 		if s.Level < Warned || s.Level > Canceled || s.After < 0 || s.Invoices < 0 || s.Owed.Amount < 0 {
 			return fmt.Errorf("%w: Config.Policy.Dunning[%d]: want a level from Warned to Canceled and nothing negative", ErrInvalid, i)
 		}
@@ -105,7 +114,7 @@ func (p Policy) arrears(a *Account, s *Subscription, now time.Time) (Level, time
 	}
 	var next time.Time
 	for _, step := range p.steps() {
-		if len(unpaid) < step.Invoices || owed(unpaid, step.Owed.Currency) < step.Owed.Amount {
+		if !step.applies(unpaid) {
 			continue
 		}
 		if at := since.Add(step.After); !now.Before(at) {
@@ -113,12 +122,52 @@ func (p Policy) arrears(a *Account, s *Subscription, now time.Time) (Level, time
 		}
 	}
 	for _, step := range p.steps() {
-		if step.Level <= level || len(unpaid) < step.Invoices || owed(unpaid, step.Owed.Currency) < step.Owed.Amount {
+		if step.Level <= level || !step.applies(unpaid) {
 			continue
 		}
 		next = earlier(next, since.Add(step.After))
 	}
 	return level, next
+}
+
+// applies reports whether all of a step's conditions but its time hold.
+func (s Step) applies(unpaid []Invoice) bool {
+	if len(unpaid) < s.Invoices || owed(unpaid, s.Owed.Currency) < s.Owed.Amount {
+		return false
+	}
+	remedy, suspicious := lastDecline(unpaid)
+	return (s.Remedy == "" || s.Remedy == remedy) && (!s.Suspicious || suspicious)
+}
+
+// lastDecline is what helps against the decline of the newest unpaid invoice
+// that was tried.
+func lastDecline(unpaid []Invoice) (remedy Remedy, suspicious bool) {
+	for _, inv := range slices.Backward(unpaid) {
+		if r := inv.remedy(); r != "" {
+			return r, Suspicious(inv.DeclineCode)
+		}
+	}
+	return "", false
+}
+
+// remedy is what helps an open invoice whose payment failed; empty when it
+// wasn't tried, or nothing is known.
+func (inv *Invoice) remedy() Remedy {
+	switch {
+	case inv.ActionRequired:
+		return RemedyAuthenticate
+	case inv.DeclineCode != "":
+		return RemedyFor(inv.DeclineCode)
+	}
+	return ""
+}
+
+// remedy is what helps a subscription in arrears.
+func (a *Account) remedy(s *Subscription) (Remedy, bool) {
+	if s.Status != StatusPastDue && s.Status != StatusUnpaid {
+		return "", false
+	}
+	return lastDecline(a.UnpaidInvoices(s.ID))
 }
 
 // owed is what is unpaid in a currency; an empty one is none.
@@ -138,6 +187,17 @@ func (p Policy) ripen(a *Account, s *Subscription, now time.Time) {
 	unpaid := a.UnpaidInvoices(s.ID)
 	if len(unpaid) == 0 {
 		return
+	}
+	for i := range unpaid {
+		inv := &unpaid[i]
+		switch inv.remedy() {
+		case RemedyAuthenticate:
+			a.mark(fmt.Sprintf("%s:%s", KindPaymentActionRequired, inv.ID), Mark{At: now, Subject: inv.ID, Kind: KindPaymentActionRequired})
+		case RemedyNewMethod, RemedyCorrect:
+			// Once for each method that failed so: the next one may be no better.
+			id := fmt.Sprintf("%s:%s:%s", KindPaymentMethodNeeded, inv.ID, inv.FailedMethod)
+			a.mark(id, Mark{At: now, Subject: inv.ID, Kind: KindPaymentMethodNeeded})
+		}
 	}
 	for _, l := range []struct {
 		level Level

@@ -19,6 +19,8 @@ var (
 	// ErrUnknownLimit says that the catalogue has no such limit: a typo is
 	// loud, never zero and never infinite.
 	ErrUnknownLimit = errors.New("billing: unknown limit")
+	// ErrUnknownMeter says that the catalogue has no such meter.
+	ErrUnknownMeter = errors.New("billing: unknown meter")
 	// ErrSubscribed says that the account has a live subscription already.
 	ErrSubscribed = errors.New("billing: account has a live subscription")
 	// ErrNoSubscription says that the account has no live subscription.
@@ -39,6 +41,14 @@ var (
 	// ErrUnknownOutcome says that a write may or may not have had its effect:
 	// try it again with the same idempotency key.
 	ErrUnknownOutcome = errors.New("billing: unknown outcome")
+	// ErrActionRequired says that a payment waits for the customer to
+	// authenticate it: ActionRequiredError has what the client needs.
+	ErrActionRequired = errors.New("billing: the customer is to authenticate the payment")
+	// ErrTrialUsed says that a trial was given before, to the account or for
+	// its payment method.
+	ErrTrialUsed = errors.New("billing: trial used already")
+	// ErrNoSeat says that all seats are taken.
+	ErrNoSeat = errors.New("billing: no free seat")
 	// ErrUnsupported says that the gateway can't do this.
 	ErrUnsupported = errors.New("billing: unsupported by the gateway")
 )

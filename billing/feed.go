@@ -59,6 +59,7 @@ type feedEntry struct {
 	decision Decision
 	again    time.Time // compute again: something changes with time
 	read     time.Time // from the store; zero: a change was heard of
+	fresh    time.Time // until when it is an answer: the earlier of again and the promised age; zero: not any more
 	retry    time.Time // the store isn't asked before, after a failure
 }
 
@@ -129,7 +130,7 @@ func (f *Feed) lookUp(ctx context.Context, account string) (e *feedEntry, stale 
 	e, changes := sh.entries[account], sh.changes
 	sh.mu.RUnlock()
 	now := f.svc.cfg.Now()
-	if e != nil && now.Before(e.again) && now.Sub(e.read) < f.cfg.MaxAge {
+	if e != nil && now.Before(e.fresh) {
 		return e, false, nil
 	}
 	return f.slow(ctx, account, e, changes, now)
@@ -173,6 +174,9 @@ func (f *Feed) slow(ctx context.Context, account string, e *feedEntry, changes u
 func (f *Feed) entry(a Account, read, now time.Time) *feedEntry {
 	e := &feedEntry{account: a, decision: Access(f.svc.catalog, f.svc.cfg.Policy, &a, now), read: read}
 	e.again = earlier(e.decision.Until, e.decision.Period.To)
+	if !read.IsZero() {
+		e.fresh = earlier(e.again, read.Add(f.cfg.MaxAge))
+	}
 	return e
 }
 

@@ -131,13 +131,18 @@ type LineItem struct {
 
 // SubscribeRequest asks for a subscription.
 type SubscribeRequest struct {
-	CustomerID    string
-	Account       string
-	Items         []LineItem
-	TrialEnd      time.Time // zero: no trial
-	CouponID      string
-	PromotionCode string
-	Metadata      map[string]string
+	CustomerID string
+	Account    string
+	Items      []LineItem
+	TrialEnd   time.Time // zero: no trial
+	// PaymentMethod, when set, is charged; otherwise the customer's default.
+	PaymentMethod string
+	// TrialWithoutCard pauses the subscription at the trial's end unless there
+	// is a payment method by then.
+	TrialWithoutCard bool
+	CouponID         string
+	PromotionCode    string
+	Metadata         map[string]string
 }
 
 // Subscribed is a new subscription and what the client needs to pay for it.
@@ -169,9 +174,13 @@ type UpdateRequest struct {
 	TrialEnd     time.Time
 	// PauseCollection, when set, is a behaviour, or empty to collect again.
 	PauseCollection *string
-	CouponID        string
-	PaymentMethod   string
-	Metadata        map[string]string
+	// PauseUntil is when collection begins again by itself; zero: never.
+	PauseUntil time.Time
+	// AnchorNow begins a period now, and invoices it.
+	AnchorNow     bool
+	CouponID      string
+	PaymentMethod string
+	Metadata      map[string]string
 	// IfUnpaid says what happens when a payment that is due now fails:
 	// "error_if_incomplete" (the default: nothing changes and the error is
 	// ErrDeclined), "pending_if_incomplete" or "allow_incomplete".
@@ -201,6 +210,7 @@ type CheckoutRequest struct {
 	SuccessURL          string // {CHECKOUT_SESSION_ID} in it becomes the session's ID
 	CancelURL           string
 	TrialDays           int64
+	TrialWithoutCard    bool // asks for a payment method only if something is due now
 	CouponID            string
 	PromotionCode       string
 	AllowPromotionCodes bool

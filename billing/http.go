@@ -40,13 +40,23 @@ const maxRequest = 16 << 10
 //	POST /preview   {"plan", …} → what a change would cost
 //	POST /change    {"plan", …, "confirm"} → the subscription
 //	POST /cancel    {"now", "reason"} → the subscription
-//	POST /resume    → the subscription
+//	POST /resume    → the subscription, whose end is withdrawn
+//	POST /pause     {"until"} → the subscription
+//	POST /unpause   → the subscription
+//	POST /convert   → the subscription, whose trial ends now
+//	GET  /seats     who sits where
+//	POST /seats     {"seats"} → who sits where, and the number that is ordered
+//	POST /setup     → {"client_secret"}: to enter a payment method with
+//	POST /method    {"payment_method"} → the open invoices that it paid
+//	POST /pay       {"invoice"} → the invoice
 //
 // Only "plan" is required, and "confirm" is that of a preview. Requests of
 // other sites are refused. Errors are RFC 9457 problems whose code is one of
 // unauthenticated, cross_origin, body_unreadable, body_too_large, invalid,
 // unknown_plan, not_found, subscribed, no_subscription, amount_changed,
-// payment_declined, conflict, unavailable and internal.
+// payment_declined (with "decline_code" and "remedy"), action_required (with
+// "client_secret" and "url"), trial_used, no_seat, conflict, unavailable,
+// unsupported and internal.
 func (s *Service) Handler(cfg HandlerConfig) (http.Handler, error) {
 	for name, missing := range map[string]bool{
 		"Account": cfg.Account == nil, "SuccessURL": cfg.SuccessURL == "", "CancelURL": cfg.CancelURL == "", "ReturnURL": cfg.ReturnURL == "",
@@ -67,6 +77,16 @@ func (s *Service) Handler(cfg HandlerConfig) (http.Handler, error) {
 		"POST /change":   h.change,
 		"POST /cancel":   h.cancel,
 		"POST /resume":   h.resume,
+		"POST /pause":    h.pause,
+		"POST /unpause":  func(r *http.Request, account string) (any, error) { return h.changed(s.Unpause(r.Context(), account)) },
+		"POST /convert": func(r *http.Request, account string) (any, error) {
+			return h.changed(s.ConvertTrial(r.Context(), account))
+		},
+		"GET /seats":   func(r *http.Request, account string) (any, error) { return s.Seats(r.Context(), account) },
+		"POST /seats":  h.seats,
+		"POST /setup":  func(r *http.Request, account string) (any, error) { return s.SetupPayment(r.Context(), account) },
+		"POST /method": h.method,
+		"POST /pay":    h.pay,
 	} {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { h.serve(w, r, do) })
 	}
@@ -111,11 +131,15 @@ type orderRequest struct {
 	Currency string   `json:"currency,omitempty"`
 	Interval Interval `json:"interval,omitempty"`
 	Seats    int64    `json:"seats,omitempty"`
-	Confirm  *Confirm `json:"confirm,omitempty"`
+	// Addons are how many of each; Current leaves an older version or price.
+	Addons  map[string]int64 `json:"addons,omitempty"`
+	Current bool             `json:"current,omitempty"`
+
+	Confirm *Confirm `json:"confirm,omitempty"`
 }
 
 func (o orderRequest) order() Order {
-	return Order{Plan: o.Plan, Currency: o.Currency, Interval: o.Interval, Seats: o.Seats}
+	return Order{Plan: o.Plan, Currency: o.Currency, Interval: o.Interval, Seats: o.Seats, Addons: o.Addons, Current: o.Current}
 }
 
 // read decodes a body strictly.
@@ -161,19 +185,30 @@ type SubscriptionView struct {
 	EndsAt    time.Time `json:"ends_at,omitzero"` // scheduled
 	EndedAt   time.Time `json:"ended_at,omitzero"`
 	CreatedAt time.Time `json:"created_at,omitzero"`
+	// Scheduled is the change that comes when the period ends.
+	Scheduled *ScheduledView `json:"scheduled,omitempty"`
+}
+
+// ScheduledView is a change that is scheduled, as its account may see it.
+type ScheduledView struct {
+	At   time.Time `json:"at"`
+	Plan string    `json:"plan,omitempty"`
 }
 
 func (s *Service) view(sub *Subscription) *SubscriptionView {
 	v := &SubscriptionView{
 		ID: sub.ID, Status: sub.Status, Period: sub.Period, TrialEnd: sub.TrialEnd, EndsAt: sub.endsAt(), EndedAt: sub.EndedAt, CreatedAt: sub.Created,
 	}
-	plan, item := s.catalog.planOf(sub)
-	if plan >= 0 {
-		v.Plan = s.catalog.plans[plan].ID
+	h := s.catalog.hold(sub)
+	if h.plan >= 0 {
+		v.Plan = s.catalog.plans[h.plan].ID
 	}
-	if item >= 0 {
-		it := sub.Items[item]
-		v.Price, v.Interval, v.Seats = it.Price.UnitAmount, it.Price.Interval, it.Quantity
+	if h.item >= 0 {
+		it := sub.Items[h.item]
+		v.Price, v.Interval, v.Seats = it.Price.UnitAmount, it.Price.Interval, h.seats(sub)
+	}
+	if next := sub.Scheduled; next != nil && !next.At.IsZero() {
+		v.Scheduled = &ScheduledView{At: next.At, Plan: next.Plan}
 	}
 	return v
 }
@@ -212,6 +247,10 @@ func (h *handler) invoices(r *http.Request, account string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	return map[string]any{"invoices": viewInvoices(list), "fresh": fresh}, nil
+}
+
+func viewInvoices(list []Invoice) []InvoiceView {
 	views := make([]InvoiceView, 0, len(list))
 	for _, inv := range list {
 		v := InvoiceView{
@@ -223,7 +262,7 @@ func (h *handler) invoices(r *http.Request, account string) (any, error) {
 		}
 		views = append(views, v)
 	}
-	return map[string]any{"invoices": views, "fresh": fresh}, nil
+	return views
 }
 
 func (h *handler) checkout(r *http.Request, account string) (any, error) {
@@ -276,13 +315,74 @@ func (h *handler) resume(r *http.Request, account string) (any, error) {
 	return h.svc.view(&sub), err
 }
 
+// changed shows a subscription after a change.
+func (h *handler) changed(sub Subscription, err error) (any, error) { return h.svc.view(&sub), err }
+
+func (h *handler) pause(r *http.Request, account string) (any, error) {
+	var o struct {
+		Until time.Time `json:"until"`
+	}
+	if err := read(r, &o); err != nil {
+		return nil, err
+	}
+	return h.changed(h.svc.Pause(r.Context(), account, PauseOptions{Until: o.Until}))
+}
+
+func (h *handler) seats(r *http.Request, account string) (any, error) {
+	var o struct {
+		Seats int64 `json:"seats"`
+	}
+	if err := read(r, &o); err != nil {
+		return nil, err
+	}
+	return h.svc.SetSeats(r.Context(), account, o.Seats)
+}
+
+func (h *handler) method(r *http.Request, account string) (any, error) {
+	var o struct {
+		PaymentMethod string `json:"payment_method"`
+	}
+	if err := read(r, &o); err != nil {
+		return nil, err
+	}
+	if o.PaymentMethod == "" {
+		return nil, fmt.Errorf("%w: no payment method", ErrInvalid)
+	}
+	paid, err := h.svc.UsePaymentMethod(r.Context(), account, o.PaymentMethod)
+	return map[string]any{"paid": viewInvoices(paid)}, err
+}
+
+func (h *handler) pay(r *http.Request, account string) (any, error) {
+	var o struct {
+		Invoice string `json:"invoice"`
+	}
+	if err := read(r, &o); err != nil {
+		return nil, err
+	}
+	if o.Invoice == "" {
+		return nil, fmt.Errorf("%w: no invoice", ErrInvalid)
+	}
+	inv, err := h.svc.PayInvoice(r.Context(), account, o.Invoice)
+	return viewInvoices([]Invoice{inv})[0], err
+}
+
 // fail answers an error. Its text is for the developer who reads the log;
 // people get what they can do about it.
 func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	d := problem.Details{Status: http.StatusInternalServerError, Code: "internal", Detail: "Something went wrong on our side."}
 	var refused *requestError
 	var gateway *GatewayError
+	var action *ActionRequiredError
 	switch {
+	case errors.As(err, &action):
+		d = problem.Details{Status: http.StatusPaymentRequired, Code: "action_required", Detail: "The payment is to be confirmed with the bank.",
+			Extra: map[string]any{"client_secret": action.ClientSecret, "url": action.URL}}
+	case errors.Is(err, ErrTrialUsed):
+		d = problem.Details{Status: http.StatusConflict, Code: "trial_used", Detail: "There was a trial before: order without one."}
+	case errors.Is(err, ErrNoSeat):
+		d = problem.Details{Status: http.StatusConflict, Code: "no_seat", Detail: "All seats are taken: release one or order more."}
+	case errors.Is(err, ErrUnsupported):
+		d = problem.Details{Status: http.StatusNotImplemented, Code: "unsupported", Detail: "This payment provider can't do it."}
 	case errors.As(err, &refused):
 		d = problem.Details{Status: refused.status, Code: refused.code, Detail: refused.detail}
 	case errors.Is(err, ErrUnknownPlan):

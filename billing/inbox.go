@@ -161,7 +161,17 @@ func (s *Service) handle(ctx context.Context, customerID string, events []Event)
 	if err != nil {
 		return err
 	}
-	_, err = s.converge(ctx, account, customerID, events, nil)
+	a, err := s.converge(ctx, account, customerID, events, nil)
+	if errors.Is(err, errMoved) {
+		// Erased between the two: the customer has another account now.
+		if account, err = s.resolve(ctx, customerID, events); err == nil {
+			a, err = s.converge(ctx, account, customerID, events, nil)
+		}
+	}
+	if err == nil && a.Erased {
+		// Late events of an erased person still name them.
+		err = s.scrub(ctx, "", customerID, map[string]int64{})
+	}
 	return err
 }
 
@@ -183,6 +193,9 @@ func (s *Service) deleted(ctx context.Context, customerID string) bool {
 
 // errOrphan says that nobody knows whose customer an event is about.
 var errOrphan = errors.New("billing: no account for this customer yet")
+
+// errMoved says that a customer belongs to another account than it did.
+var errMoved = fmt.Errorf("%w: the customer belongs to another account now", ErrConflict)
 
 // resolve finds the account of a customer: the one it belongs to, else the one
 // that the events or the gateway's objects name. Never one with the same
@@ -265,6 +278,9 @@ func (s *Service) converge(ctx context.Context, account, customerID string, even
 		}
 		err = s.write(ctx, &before, &after, done)
 		if errors.Is(err, ErrConflict) {
+			if owner, err := s.store.AccountOf(ctx, customerID); err == nil && owner != account {
+				return Account{}, errMoved
+			}
 			if err := s.pause(ctx); err != nil {
 				return Account{}, err
 			}

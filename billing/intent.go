@@ -31,6 +31,14 @@ const (
 	opCheckout  = "checkout"
 	opUpdate    = "update"
 	opCancel    = "cancel"
+	opBalance   = "balance"
+	opRefund    = "refund"
+	opMethod    = "payment_method"
+	opPay       = "pay"
+	opUnpause   = "unpause"
+
+	opSchedule   = "schedule"
+	opUnschedule = "unschedule"
 )
 
 // outcome is what an executed intent returned; the field of its operation is
@@ -40,7 +48,24 @@ type outcome struct {
 	subscribed   Subscribed
 	checkout     Checkout
 	subscription Subscription
+	balance      BalanceEntry
+	refund       CreditNote
+	invoice      Invoice
 }
+
+// apart reports whether an operation touches nothing that another one does:
+// it may be under way beside others.
+func apart(op string) bool {
+	switch op {
+	case opCustomer, opBalance, opRefund, opMethod:
+		return true
+	}
+	return false
+}
+
+// keyed is a request that has a name of its own for good, which makes its
+// idempotency key: also a store that was emptied doesn't repeat it.
+type keyed interface{ key() string }
 
 // plan says what is to be done for an account as it stands: the request to
 // make, or that there is nothing to do.
@@ -96,11 +121,11 @@ var (
 
 // place stores the intent, or joins the one that is there.
 func (s *Service) place(ctx context.Context, a *Account, op string, request any) (Intent, error) {
-	raw, fingerprint, now := encode(request), printOf(request), s.now()
+	raw, print, now := encode(request), printOf(request), s.now()
 	for i, it := range a.Intents {
-		same := it.Op == op && (it.Print == fingerprint || op == opCustomer)
+		same := it.Op == op && (it.Print == print || op == opCustomer)
 		switch {
-		case !same && (it.Op == opCustomer || op == opCustomer):
+		case !same && (apart(it.Op) || apart(op)):
 			continue // these don't touch each other
 		case now.Sub(it.Started) >= keyLife:
 			if err := s.resume(ctx, a.ID, it); err != nil {
@@ -124,9 +149,12 @@ func (s *Service) place(ctx context.Context, a *Account, op string, request any)
 	a.Sequence++
 	who := sha256.Sum256([]byte(a.ID))
 	it := Intent{
-		Op: op, Request: raw, Print: fingerprint, Started: now, Called: now,
+		Op: op, Request: raw, Print: print, Started: now, Called: now,
 		// The instant keeps a store that was emptied from using keys again.
 		Key: fmt.Sprintf("%s%s:%s:%d:%x", KeyPrefix, op, hex.EncodeToString(who[:8]), a.Sequence, now.UnixMicro()),
+	}
+	if r, ok := request.(keyed); ok {
+		it.Key = KeyPrefix + op + ":" + fingerprint(r.key())
 	}
 	a.Intents = append(a.Intents, it)
 	return it, s.saveIntents(ctx, a)
@@ -142,6 +170,9 @@ func encode(request any) json.RawMessage {
 
 // printOf is the fingerprint by which the same request is known.
 func printOf(request any) string {
+	if r, ok := request.(interface{ essence() any }); ok {
+		request = r.essence()
+	}
 	sum := sha256.Sum256(encode(request))
 	return hex.EncodeToString(sum[:16])
 }
@@ -189,7 +220,7 @@ func inFlight(err error) bool {
 
 // definite reports whether an error says that the write was refused.
 func definite(err error) bool {
-	for _, kind := range []error{ErrNotFound, ErrInvalid, ErrDeclined, ErrUnsupported, ErrUnknownPlan} {
+	for _, kind := range []error{ErrNotFound, ErrInvalid, ErrDeclined, ErrActionRequired, ErrUnsupported, ErrUnknownPlan} {
 		if errors.Is(err, kind) {
 			return true
 		}
@@ -235,6 +266,8 @@ type (
 	updateIntent struct {
 		SubscriptionID string
 		Request        UpdateRequest
+		Audit          *Audit `json:",omitempty"` // by hand
+		What           string `json:",omitempty"`
 	}
 	cancelIntent struct {
 		SubscriptionID string
@@ -276,6 +309,46 @@ func (s *Service) execute(ctx context.Context, it Intent) (out outcome, err erro
 		if err = json.Unmarshal(it.Request, &r); err == nil {
 			out.subscription, err = s.gateway.CancelSubscription(call, r.SubscriptionID, r.Request, it.Key)
 		}
+	case opSchedule, opUnschedule:
+		out.subscription, err = s.executeSchedule(call, it)
+	case opBalance:
+		var r balanceIntent
+		var c Creditor
+		if err = json.Unmarshal(it.Request, &r); err == nil {
+			if c, err = s.creditor(); err == nil {
+				out.balance, err = c.AddBalance(call, r.CustomerID, r.Amount, r.Reference, it.Key)
+			}
+		}
+	case opRefund:
+		var r refundIntent
+		var c Refunder
+		if err = json.Unmarshal(it.Request, &r); err == nil {
+			if c, err = s.refunder(); err == nil {
+				out.refund, err = c.CreateCreditNote(call, r.Request, it.Key)
+			}
+		}
+	case opMethod, opPay:
+		var r payIntent
+		var p Payer
+		if err = json.Unmarshal(it.Request, &r); err != nil {
+			break
+		}
+		if p, err = s.payer(); err != nil {
+			break
+		}
+		if it.Op == opMethod {
+			err = p.SetPaymentMethod(call, r.CustomerID, r.SubscriptionID, r.PaymentMethod, it.Key)
+		} else {
+			out.invoice, err = p.PayInvoice(call, r.InvoiceID, PayRequest{PaymentMethod: r.PaymentMethod, OffSession: r.OffSession}, it.Key)
+		}
+	case opUnpause:
+		var r cancelIntent
+		if err = json.Unmarshal(it.Request, &r); err == nil {
+			err = fmt.Errorf("%w: it can't resume a paused subscription", ErrUnsupported)
+			if p, ok := s.gateway.(Unpauser); ok {
+				out.subscription, err = p.UnpauseSubscription(call, r.SubscriptionID, it.Key)
+			}
+		}
 	default:
 		err = fmt.Errorf("%w: intent %q is of a newer version", ErrUnsupported, it.Op)
 	}
@@ -288,6 +361,7 @@ func (s *Service) execute(ctx context.Context, it Intent) (out outcome, err erro
 func (s *Service) conclude(ctx context.Context, account string, it Intent, out *outcome) error {
 	settle := func(a *Account) {
 		a.removeIntent(it.Key)
+		a.adjusted(it, out, s.now())
 		switch it.Op {
 		case opCustomer:
 			if a.CustomerID == "" || a.Deleted {
@@ -321,6 +395,7 @@ func (s *Service) conclude(ctx context.Context, account string, it Intent, out *
 	_, err = s.converge(ctx, account, a.CustomerID, nil, func(a *Account, fetched bool) {
 		settle(a)
 		if !fetched {
+			a.Provisional = true
 			s.adopt(a, out)
 		}
 	})
@@ -362,23 +437,98 @@ func (s *Service) resume(ctx context.Context, account string, it Intent) error {
 		}
 		return err
 	}
-	if it.Op == opCustomer {
-		call, cancel := s.call(ctx)
-		defer cancel()
-		c, err := s.gateway.FindCustomer(call, account)
-		if err == nil {
-			return s.conclude(ctx, account, it, &outcome{customer: c})
-		}
-		if !errors.Is(err, ErrNotFound) {
-			return err
-		}
-		return s.drop(ctx, account, it.Key)
-	}
-	if _, err := s.Sync(ctx, account); err != nil {
+	out, err := s.lookUp(ctx, account, it)
+	switch {
+	case err == nil:
+		return s.conclude(ctx, account, it, &out)
+	case !errors.Is(err, ErrNotFound):
 		return err
 	}
-	s.cfg.Logger.WarnContext(ctx, "billing: intent is given up: its key has expired", "account", account, "op", it.Op)
+	if repeats(it) {
+		// It certainly didn't happen, and somebody counts on it. The gateway
+		// has forgotten the key, or knows its answer.
+		if it, err = s.restart(ctx, account, it); err != nil || it.Key == "" {
+			return err
+		}
+		_, err = s.perform(ctx, account, it)
+		if definite(err) {
+			s.cfg.Logger.WarnContext(ctx, "billing: repeated intent was refused", "account", account, "op", it.Op, "error", err)
+			return nil
+		}
+		return err
+	}
+	if it.Op != opCustomer {
+		if _, err := s.Sync(ctx, account); err != nil {
+			return err
+		}
+		s.cfg.Logger.WarnContext(ctx, "billing: intent is given up: its key has expired", "account", account, "op", it.Op)
+	}
 	return s.drop(ctx, account, it.Key)
+}
+
+// lookUp asks the gateway whether an intent had its effect, by the metadata
+// that it carries; ErrNotFound says that it hadn't, or that only the state
+// tells.
+func (s *Service) lookUp(ctx context.Context, account string, it Intent) (out outcome, err error) {
+	call, cancel := s.call(ctx)
+	defer cancel()
+	switch it.Op {
+	case opCustomer:
+		out.customer, err = s.gateway.FindCustomer(call, account)
+		return out, err
+	case opBalance:
+		var r balanceIntent
+		if err = json.Unmarshal(it.Request, &r); err != nil {
+			return out, err
+		}
+		c, err := s.creditor()
+		if err != nil {
+			return out, err
+		}
+		out.balance, err = c.FindBalance(call, r.CustomerID, r.Reference)
+		return out, err
+	case opRefund:
+		var r refundIntent
+		if err = json.Unmarshal(it.Request, &r); err != nil {
+			return out, err
+		}
+		c, err := s.refunder()
+		if err != nil {
+			return out, err
+		}
+		out.refund, err = c.FindCreditNote(call, r.Request.InvoiceID, r.Request.Reference)
+		return out, err
+	}
+	return out, fmt.Errorf("%w: an intent of this kind", ErrNotFound)
+}
+
+// repeats reports whether an intent whose key has expired is made again: one
+// that was asked for once and for good, not a click that nobody waits for.
+func repeats(it Intent) bool {
+	switch it.Op {
+	case opBalance, opRefund:
+		return true
+	case opUpdate:
+		var r updateIntent // sets the same again
+		return json.Unmarshal(it.Request, &r) == nil && r.Audit != nil
+	}
+	return false
+}
+
+// restart gives an intent a new life. No key says that it is settled.
+func (s *Service) restart(ctx context.Context, account string, it Intent) (again Intent, err error) {
+	_, err = s.edit(ctx, account, func(a *Account) bool {
+		again = Intent{}
+		for i := range a.Intents {
+			if p := &a.Intents[i]; p.Key == it.Key {
+				p.Started, p.Called, p.Idle = s.now(), s.now(), false
+				again = *p
+				return true
+			}
+		}
+		return false
+	})
+	return again, err
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

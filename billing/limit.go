@@ -90,6 +90,23 @@ func (l Limit) less(m Limit) bool {
 	return float64(l.N)/float64(l.Per) < float64(m.N)/float64(m.Per)
 }
 
+// plus is the limit with another one added some times, and whether they can be
+// added: a rate to a rate of the same unit, a quota to a quota. It never
+// becomes Unlimited by adding.
+func (l Limit) plus(m Limit, times int64) (Limit, bool) {
+	switch {
+	case l.Unlimited():
+		return l, true
+	case m.Unlimited():
+		return m, true
+	case l.Per != m.Per:
+		return l, false
+	case m.N != 0 && times > (Unlimited-1-l.N)/m.N:
+		return Limit{N: Unlimited - 1, Per: l.Per}, true
+	}
+	return Limit{N: l.N + m.N*times, Per: l.Per}, true
+}
+
 // feed returns the number as other packages are fed with it: negative for no
 // limit, as is the custom of those who ask by an interface of their own.
 func (l Limit) feed() int64 {

@@ -11,23 +11,28 @@ type Kind string
 
 // The kinds of notices.
 const (
-	KindSubscriptionStarted   Kind = "subscription.started"   // it gives access for the first time
-	KindSubscriptionChanged   Kind = "subscription.changed"   // prices or quantities became what they are; also once at the start
-	KindSubscriptionEnding    Kind = "subscription.ending"    // its end was scheduled
-	KindSubscriptionResumed   Kind = "subscription.resumed"   // … and withdrawn
-	KindSubscriptionPaused    Kind = "subscription.paused"    // by hand, or a trial ended without a payment method
-	KindSubscriptionEnded     Kind = "subscription.ended"     // after it had started
-	KindSubscriptionDuplicate Kind = "subscription.duplicate" // a second one started beside a live one
-	KindTrialEnding           Kind = "trial.ending"           // in three days
-	KindInvoiceDrafted        Kind = "invoice.drafted"        // of a renewal: it can be changed for about an hour
-	KindInvoicePaid           Kind = "invoice.paid"           // with money: not for an amount of zero
-	KindPaymentFailed         Kind = "payment.failed"         // an attempt at a renewal
-	KindPaymentActionRequired Kind = "payment.action_required"
-	KindPaymentRecovered      Kind = "payment.recovered" // paid after a failed attempt
-	KindPaymentRefunded       Kind = "payment.refunded"  // for the first time, in whole or in part
+	KindSubscriptionStarted   Kind = "subscription.started" // it gives access for the first time
+	KindSubscriptionChanged   Kind = "subscription.changed" // prices or quantities became what they are; also once at the start
+	KindSubscriptionEnding    Kind = "subscription.ending"  // its end was scheduled
+	KindSubscriptionResumed   Kind = "subscription.resumed" // … and withdrawn
+	KindSubscriptionPaused    Kind = "subscription.paused"  // by hand, or a trial ended without a payment method
+	KindSubscriptionUnpaused  Kind = "subscription.unpaused"
+	KindSubscriptionEnded     Kind = "subscription.ended"      // after it had started
+	KindSubscriptionDuplicate Kind = "subscription.duplicate"  // a second one started beside a live one
+	KindTrialEnding           Kind = "trial.ending"            // soon: see Config.TrialNotice
+	KindTrialEnded            Kind = "trial.ended"             // paid for, or not
+	KindTrialRefused          Kind = "trial.refused"           // its card had one under another account: see Config.TrialAgain
+	KindInvoiceDrafted        Kind = "invoice.drafted"         // of a renewal: it can be changed for about an hour
+	KindInvoicePaid           Kind = "invoice.paid"            // with money: not for an amount of zero
+	KindPaymentFailed         Kind = "payment.failed"          // an attempt at a renewal
+	KindPaymentActionRequired Kind = "payment.action_required" // the customer is to authenticate it
+	KindPaymentMethodNeeded   Kind = "payment.method_needed"   // no retry with this one helps
+	KindPaymentRecovered      Kind = "payment.recovered"       // paid after a failed attempt
+	KindPaymentRefunded       Kind = "payment.refunded"        // for the first time, in whole or in part
 	KindPaymentDisputed       Kind = "payment.disputed"
 	KindAccessLimited         Kind = "access.limited"   // arrears took the plan away: see Policy
 	KindAccessSuspended       Kind = "access.suspended" // … took everything away
+	KindSeatsRefused          Kind = "seats.refused"    // the gateway refused the number: who waited for a seat has none
 )
 
 // Notice tells the application that something is so. Notices come at least
@@ -36,17 +41,24 @@ const (
 // They may come late, and a later one first: a handler that sends mail looks
 // at what is so now (Service.Access) before it does.
 type Notice struct {
-	ID             string    `json:"id"` // "payment.failed:in_1:2"
-	Kind           Kind      `json:"kind"`
-	Account        string    `json:"account"`
-	CustomerID     string    `json:"customer_id,omitempty"`
-	SubscriptionID string    `json:"subscription_id,omitempty"`
-	InvoiceID      string    `json:"invoice_id,omitempty"`
-	ObjectID       string    `json:"object_id,omitempty"` // a charge or a dispute
-	Plan           string    `json:"plan,omitempty"`      // of the subscription when the notice was made
-	Amount         Money     `json:"amount,omitzero"`     // paid, due or refunded
-	Attempt        int64     `json:"attempt,omitempty"`   // of a failed payment
-	At             time.Time `json:"at"`                  // when it was found out
+	ID             string `json:"id"` // "payment.failed:in_1:2"
+	Kind           Kind   `json:"kind"`
+	Account        string `json:"account"`
+	CustomerID     string `json:"customer_id,omitempty"`
+	SubscriptionID string `json:"subscription_id,omitempty"`
+	InvoiceID      string `json:"invoice_id,omitempty"`
+	ObjectID       string `json:"object_id,omitempty"` // a charge or a dispute
+	Plan           string `json:"plan,omitempty"`      // of the subscription when the notice was made
+	Amount         Money  `json:"amount,omitzero"`     // paid, due or refunded
+	Attempt        int64  `json:"attempt,omitempty"`   // of a failed payment
+	// Remedy is what helps after the decline that a notice about a payment is
+	// about, and DeclineCode its public code: see PublicDeclineCode.
+	Remedy      Remedy `json:"remedy,omitempty"`
+	DeclineCode string `json:"decline_code,omitempty"`
+	// OnPage says that the person was on a page for payment, where it could be
+	// seen: no mail.
+	OnPage bool      `json:"on_page,omitempty"`
+	At     time.Time `json:"at"` // when it was found out
 	// Since is when the subscription or the invoice was made. The first fetch
 	// of an existing customer tells of the past too.
 	Since time.Time `json:"since,omitzero"`
@@ -71,6 +83,11 @@ func noticesBetween(c *Catalog, before, after *Account, now time.Time) []Notice 
 		}
 		if inv := after.invoice(n.InvoiceID); inv != nil {
 			n.Since = inv.Created
+			switch n.Kind {
+			case KindPaymentFailed, KindPaymentActionRequired, KindPaymentMethodNeeded:
+				n.Remedy, n.DeclineCode = inv.remedy(), PublicDeclineCode(inv.DeclineCode)
+				n.OnPage = now.Before(after.OnPage)
+			}
 		}
 		fresh = append(fresh, n)
 	}
@@ -96,9 +113,10 @@ func facts(a *Account) []Notice {
 	for _, id := range marks {
 		n := Notice{ID: id, Kind: a.Marks[id].Kind}
 		switch m := a.Marks[id]; m.Kind {
-		case KindTrialEnding:
+		case KindTrialEnding, KindTrialRefused:
 			n.SubscriptionID = m.Subject
-		case KindPaymentActionRequired, KindAccessLimited, KindAccessSuspended:
+		case KindSeatsRefused:
+		case KindPaymentActionRequired, KindPaymentMethodNeeded, KindAccessLimited, KindAccessSuspended:
 			n.InvoiceID = m.Subject
 		case KindPaymentFailed:
 			continue // with its invoice
@@ -146,12 +164,19 @@ func subscriptionFacts(a *Account, s *Subscription) []Notice {
 			all = append(all, tell(KindSubscriptionResumed, fmt.Sprintf(":%d", resumed)))
 		}
 	}
-	paused := 0
+	paused, unpaused := 0, 0
 	for _, on := range runs(t, func(o Observation) (bool, bool) { return o.Paused, !o.Status.Terminal() }) {
-		if on {
+		switch {
+		case on:
 			paused++
 			all = append(all, tell(KindSubscriptionPaused, fmt.Sprintf(":%d", paused)))
+		case paused > 0:
+			unpaused++
+			all = append(all, tell(KindSubscriptionUnpaused, fmt.Sprintf(":%d", unpaused)))
 		}
+	}
+	if !s.TrialStart.IsZero() && s.Status.lifecycle() > StatusTrialing.lifecycle() {
+		all = append(all, tell(KindTrialEnded, ""))
 	}
 	if slices.ContainsFunc(t, func(o Observation) bool { return o.Status == StatusCanceled }) {
 		all = append(all, tell(KindSubscriptionEnded, ""))

@@ -17,9 +17,9 @@ type erasing struct {
 	erased []string
 }
 
-func (g *erasing) EraseCustomer(_ context.Context, id string) error {
+func (g *erasing) EraseCustomer(_ context.Context, id string) (map[string]int64, error) {
 	g.erased = append(g.erased, id)
-	return nil
+	return map[string]int64{"invoice": 1}, nil
 }
 
 func TestErasureTakesThePersonAndKeepsTheMoney(t *testing.T) {
@@ -49,7 +49,7 @@ func TestErasureTakesThePersonAndKeepsTheMoney(t *testing.T) {
 
 	counts, err := r.svc.EraseSubject(r.ctx, "alice")
 	require.NoError(t, err)
-	require.Equal(t, map[string]int64{"account": 1, "customer": 1, "subscription": 1, "event": 4, "notice": 4}, counts)
+	require.Equal(t, map[string]int64{"account": 1, "customer": 1, "subscription": 1, "event": 4, "invoice": 1, "notice": 4, "provider_invoice": 1}, counts)
 	require.Equal(t, []string{customer}, g.erased)
 	require.Equal(t, billing.StatusCanceled, r.gateway.Subscriptions()[0].Status)
 
@@ -78,7 +78,29 @@ func TestErasureTakesThePersonAndKeepsTheMoney(t *testing.T) {
 	require.NoError(t, err)
 	require.NotContains(t, string(text), "alice")
 
+	// Nor do the late events themselves stay.
+	events, err := r.store.Events(r.ctx, billing.EventQuery{CustomerID: customer, Limit: 100})
+	require.NoError(t, err)
+	require.NotEmpty(t, events)
+	for _, e := range events {
+		require.Empty(t, e.Body, e.Type)
+	}
+
 	counts, err = r.svc.EraseSubject(r.ctx, "alice")
 	require.NoError(t, err)
 	require.Empty(t, counts)
+
+	// The money goes when its time has ended, and not before.
+	counts, err = r.svc.ExpireErased(r.ctx, a.Invoices[0].Created)
+	require.NoError(t, err)
+	require.Empty(t, counts)
+	r.subscribe("bob", "pro")
+	counts, err = r.svc.ExpireErased(r.ctx, a.Invoices[0].Created.AddDate(8, 0, 0))
+	require.NoError(t, err)
+	require.Equal(t, map[string]int64{"account": 1, "subscription": 1, "invoice": 1}, counts)
+	_, err = r.store.AccountOf(r.ctx, customer)
+	require.ErrorIs(t, err, billing.ErrNotFound)
+	bob, err := r.svc.Account(r.ctx, "bob")
+	require.NoError(t, err)
+	require.NotEmpty(t, bob.Invoices, "whoever lives keeps theirs")
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -13,6 +14,18 @@ import (
 type Config struct {
 	// Policy says what happens to an account that doesn't pay.
 	Policy Policy
+	// Seats says how the number of seats follows those who sit.
+	Seats SeatPolicy
+	// TrialCardKey, when set, allows one trial for each card beside the one
+	// for each account. What is kept of a card is a hash of the gateway's
+	// fingerprint with this key: at least 32 bytes, secret, and never changed.
+	// It needs a gateway that is a Payer.
+	TrialCardKey []byte
+	// TrialAgain says what becomes of a trial with a card that had one.
+	TrialAgain TrialAgain
+	// TrialNotice is how long before its end a trial's notice comes. 0 means
+	// 72 h, when Stripe tells of it too; negative: never, but from Stripe.
+	TrialNotice time.Duration
 	// Customer returns what the gateway should know about an account that is
 	// about to become a customer, such as its e-mail address for receipts.
 	// Nil: nothing.
@@ -77,6 +90,8 @@ func (cfg Config) withDefaults() (Config, error) {
 		off   bool // negative is allowed
 	}{
 		{"CallTimeout", &cfg.CallTimeout, 30 * time.Second, false},
+		{"TrialNotice", &cfg.TrialNotice, trialNotice, true},
+		{"Seats.Debounce", &cfg.Seats.Debounce, 30 * time.Second, true},
 		{"PollEvery", &cfg.PollEvery, time.Second, false},
 		{"Lease", &cfg.Lease, time.Minute, false},
 		{"ReconcileEvery", &cfg.ReconcileEvery, time.Hour, true},
@@ -101,6 +116,10 @@ func (cfg Config) withDefaults() (Config, error) {
 		return cfg, fmt.Errorf("%w: Config.Workers is negative", ErrInvalid)
 	case cfg.Attempts < 0:
 		return cfg, fmt.Errorf("%w: Config.Attempts is negative", ErrInvalid)
+	case len(cfg.TrialCardKey) > 0 && len(cfg.TrialCardKey) < minTrialCardKey:
+		return cfg, fmt.Errorf("%w: Config.TrialCardKey has %d bytes, want %d or more", ErrInvalid, len(cfg.TrialCardKey), minTrialCardKey)
+	case !slices.Contains([]string{"", "create_prorations", "always_invoice", "none"}, cfg.Seats.Proration):
+		return cfg, fmt.Errorf("%w: Config.Seats.Proration is %q", ErrInvalid, cfg.Seats.Proration)
 	case cfg.Retention < late:
 		return cfg, fmt.Errorf("%w: Config.Retention is %v, want 35 days or more", ErrInvalid, cfg.Retention)
 	}
@@ -128,6 +147,9 @@ func New(catalog *Catalog, store Store, gateway Gateway, cfg Config) (*Service, 
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
+	}
+	if _, ok := gateway.(Payer); len(cfg.TrialCardKey) > 0 && !ok {
+		return nil, fmt.Errorf("%w: Config.TrialCardKey needs a gateway that is a Payer", ErrUnsupported)
 	}
 	return &Service{catalog: catalog, store: store, gateway: gateway, cfg: cfg, wake: make(chan struct{}, 1)}, nil
 }

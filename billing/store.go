@@ -75,6 +75,13 @@ type Store interface {
 	// state. Their IDs stay known; a scrubbed event isn't replayed.
 	Scrub(ctx context.Context, account, customerID string, limit int) (events, notices int, err error)
 
+	// Claim takes a name for an account and returns whose it is: of any number
+	// of callers, the first one's for good. It changes nothing when the name
+	// is taken. Detach moves claims on to the new ID.
+	Claim(ctx context.Context, name, account string, now time.Time) (holder string, err error)
+	// Claims lists the names that an account holds, ascending.
+	Claims(ctx context.Context, account string) ([]Claimed, error)
+
 	// Cursor returns a named instant, zero if it was never set; SetCursor sets
 	// it, never back.
 	Cursor(ctx context.Context, name string) (time.Time, error)
@@ -95,6 +102,12 @@ type AccountQuery struct {
 	DueBefore    time.Time // DueAt is set and not after this
 	SyncedBefore time.Time // has a customer, and SyncedAt is before this
 	Limit        int
+}
+
+// Claimed is a name that an account holds.
+type Claimed struct {
+	Name string    `json:"name"`
+	At   time.Time `json:"at"`
 }
 
 // EventStatus is where an inbox event stands.

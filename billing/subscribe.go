@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 )
@@ -15,11 +17,25 @@ type Order struct {
 	Plan     string
 	Currency string   // empty: the first price that fits
 	Interval Interval // empty: the first price that fits
-	Seats    int64    // for plans with seats; 0 means the least
+	Seats    int64    // for plans with seats; 0 means the least, and in a change as many as there are
+	// Addons are how many of each add-on. In a change those that aren't named
+	// stay, and 0 takes one away.
+	Addons map[string]int64
+	// Current, in a change, leaves an older version or price of the plan for
+	// the current one.
+	Current bool
 
 	CouponID      string
-	PromotionCode string            // the gateway's ID of it
-	NoTrial       bool              // skip the plan's trial
+	PromotionCode string // the gateway's ID of it
+	NoTrial       bool   // skip the plan's trial
+	// TrialWithoutCard starts a trial that needs no payment method: it is
+	// paused at its end unless one has come. On the gateway's page, none is
+	// asked for.
+	TrialWithoutCard bool
+	// PaymentMethod is one that the account's customer has set up, for
+	// Subscribe: the first payment is charged to it, and with
+	// Config.TrialCardKey its trial is decided before anything is sold.
+	PaymentMethod string
 	Metadata      map[string]string // on the subscription
 }
 
@@ -52,30 +68,6 @@ func (s *Service) EnsureCustomer(ctx context.Context, account string) (customerI
 	}
 	// Whoever settled the intent decided; all who joined it got one customer.
 	return out.customer.ID, nil
-}
-
-// price resolves an order to a price of the gateway, which must cost what the
-// catalogue says: nobody is charged another amount than the page showed.
-func (s *Service) price(ctx context.Context, o *Order) (PlanPrice, Price, error) {
-	want, err := s.catalog.Price(o.Plan, o.Currency, o.Interval)
-	if err != nil {
-		return PlanPrice{}, Price{}, err
-	}
-	p, err := s.prices.get(want.LookupKey, s.now(), func() ([]Price, error) {
-		call, cancel := s.call(ctx)
-		defer cancel()
-		return s.gateway.Prices(call, []string{want.LookupKey})
-	})
-	switch {
-	case err != nil:
-		return want, p, err
-	case p.ID == "":
-		return want, p, fmt.Errorf("%w: the gateway has no active price with lookup key %q (plan %q): create it there", ErrUnknownPlan, want.LookupKey, o.Plan)
-	case p.UnitAmount != want.Amount || p.Interval != want.Interval || max(p.IntervalCount, 1) != want.IntervalCount:
-		return want, p, fmt.Errorf("%w: the gateway's price %q costs %s every %d %s, the catalogue's %s every %d %s: make them the same",
-			ErrUnknownPlan, want.LookupKey, p.UnitAmount, max(p.IntervalCount, 1), p.Interval, want.Amount, want.IntervalCount, want.Interval)
-	}
-	return want, p, nil
 }
 
 // priceCache remembers the gateway's prices for a while.
@@ -128,7 +120,7 @@ func (s *Service) quantity(o *Order) (int64, error) {
 	case p.Seats == nil:
 		return 1, nil
 	}
-	least := max(p.Seats.Minimum, 1)
+	least := p.Seats.least()
 	switch n := o.Seats; {
 	case n == 0:
 		return least, nil
@@ -149,12 +141,29 @@ func (s *Service) trial(a *Account, o *Order) int64 {
 	return p.TrialDays
 }
 
-func (o *Order) metadata() map[string]string {
+func (o *Order) metadata(c *Catalog) map[string]string {
 	m := map[string]string{}
 	for k, v := range o.Metadata {
 		m[k] = v
 	}
-	m[MetadataPlan] = o.Plan // ours wins
+	maps.Copy(m, c.marks(o.Plan, 0)) // ours win
+	return m
+}
+
+// marks are the metadata by which a subscription is known to be on a version
+// of a plan; 0 is the current one.
+func (c *Catalog) marks(plan string, version int64) map[string]string {
+	m := map[string]string{MetadataPlan: plan}
+	i, ok := c.byID[plan]
+	if !ok {
+		return m
+	}
+	if version == 0 {
+		version = c.plans[i].Version
+	}
+	if c.plans[i].Version > 1 {
+		m[MetadataVersion] = strconv.FormatInt(version, 10)
+	}
 	return m
 }
 
@@ -207,11 +216,7 @@ func (e *SubscribedError) Is(target error) bool { return target == ErrSubscribed
 // the same while that payment is due; asked for something else, it ends the
 // unpaid one first. An account with a live subscription gets ErrSubscribed.
 func (s *Service) Subscribe(ctx context.Context, account string, o Order) (Subscribed, error) {
-	_, price, err := s.price(ctx, &o)
-	if err != nil {
-		return Subscribed{}, err
-	}
-	n, err := s.quantity(&o)
+	items, err := s.lines(ctx, &o)
 	if err != nil {
 		return Subscribed{}, err
 	}
@@ -219,12 +224,16 @@ func (s *Service) Subscribe(ctx context.Context, account string, o Order) (Subsc
 	if err != nil {
 		return Subscribed{}, err
 	}
+	if err := s.trialOf(ctx, &a, &o); err != nil {
+		return Subscribed{}, err
+	}
 	request := func(a *Account) SubscribeRequest {
 		r := SubscribeRequest{
-			CustomerID: a.CustomerID, Account: account, Items: []LineItem{{PriceID: price.ID, Quantity: n}},
-			CouponID: o.CouponID, PromotionCode: o.PromotionCode, Metadata: o.metadata(),
+			CustomerID: a.CustomerID, Account: account, Items: items,
+			CouponID: o.CouponID, PromotionCode: o.PromotionCode, Metadata: o.metadata(s.catalog), PaymentMethod: o.PaymentMethod,
 		}
 		if days := s.trial(a, &o); days > 0 {
+			r.TrialWithoutCard = o.TrialWithoutCard
 			// A day's callers ask for the same.
 			r.TrialEnd = s.now().Truncate(24*time.Hour).AddDate(0, 0, int(days)+1)
 		}

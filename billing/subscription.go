@@ -84,6 +84,9 @@ type Subscription struct {
 	PauseCollection string    `json:"pause_collection,omitempty"`
 	PauseResumesAt  time.Time `json:"pause_resumes_at,omitzero"`
 
+	// Scheduled is the change that the gateway makes when the period ends.
+	Scheduled *Scheduled `json:"scheduled,omitempty"`
+
 	LatestInvoiceID      string     `json:"latest_invoice_id,omitempty"`
 	DefaultPaymentMethod string     `json:"default_payment_method,omitempty"`
 	CollectionMethod     string     `json:"collection_method,omitempty"`
@@ -119,6 +122,7 @@ type Price struct {
 type Discount struct {
 	ID            string    `json:"id"`
 	CouponID      string    `json:"coupon_id,omitempty"`
+	Reference     string    `json:"reference,omitempty"` // that of Coupon or DiscountRenewal
 	PromotionCode string    `json:"promotion_code,omitempty"`
 	PercentOff    string    `json:"percent_off,omitempty"` // decimal, "12.5"; empty for an amount
 	AmountOff     Money     `json:"amount_off,omitzero"`
@@ -166,15 +170,22 @@ type Invoice struct {
 	PaidAt             time.Time `json:"paid_at,omitzero"`
 	Period             Period    `json:"period"` // of the invoice itself, one period behind for renewals: see Lines
 
-	HostedURL       string            `json:"hosted_url,omitempty"`
-	PDFURL          string            `json:"pdf_url,omitempty"`
-	PaymentIntentID string            `json:"payment_intent_id,omitempty"`
-	ChargeID        string            `json:"charge_id,omitempty"`
-	ClientSecret    string            `json:"-"` // for the one who pays; never stored
-	Lines           []InvoiceLine     `json:"lines,omitempty"`
-	Discounts       []Discount        `json:"discounts,omitempty"`
-	Metadata        map[string]string `json:"metadata,omitempty"`
-	Livemode        bool              `json:"livemode"`
+	HostedURL       string `json:"hosted_url,omitempty"`
+	PDFURL          string `json:"pdf_url,omitempty"`
+	PaymentIntentID string `json:"payment_intent_id,omitempty"`
+	// DeclineCode, FailedMethod and ActionRequired tell of the last attempt at
+	// an open invoice: why it was declined, with which payment method, or that
+	// the customer is to authenticate it.
+	DeclineCode    string `json:"decline_code,omitempty"`
+	FailedMethod   string `json:"failed_method,omitempty"`
+	ActionRequired bool   `json:"action_required,omitempty"`
+
+	ChargeID     string            `json:"charge_id,omitempty"`
+	ClientSecret string            `json:"-"` // for the one who pays; never stored
+	Lines        []InvoiceLine     `json:"lines,omitempty"`
+	Discounts    []Discount        `json:"discounts,omitempty"`
+	Metadata     map[string]string `json:"metadata,omitempty"`
+	Livemode     bool              `json:"livemode"`
 }
 
 // InvoiceLine is one line of an invoice.

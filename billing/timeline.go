@@ -10,7 +10,7 @@ import (
 // Moment is one thing that happened to an account.
 type Moment struct {
 	At     time.Time `json:"at"`
-	Source string    `json:"source"` // "event" of the gateway, "notice", "intent" under way, or "access" as it is now
+	Source string    `json:"source"` // "event" of the gateway, "notice", an adjustment "by hand", "intent" under way, or "access" as it is now
 	ID     string    `json:"id,omitempty"`
 	What   string    `json:"what"`
 	// Detail says what became of it: "handled at attempt 2", "not handled
@@ -67,6 +67,9 @@ func (s *Service) Timeline(ctx context.Context, account string, limit int) ([]Mo
 			}
 			all = append(all, m)
 		}
+	}
+	for _, d := range a.Adjustments {
+		all = append(all, Moment{At: d.At, Source: "by hand", ID: d.Key, What: d.What, Detail: "by " + d.By + ": " + d.Reason})
 	}
 	for _, it := range a.Intents {
 		all = append(all, Moment{At: it.Started, Source: "intent", ID: it.Key, What: it.Op, Detail: "last tried at " + it.Called.Format(time.RFC3339)})

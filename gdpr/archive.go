@@ -31,9 +31,18 @@ import (
 // It returns the rows of each source. An error leaves an archive that can't be
 // opened.
 func (s *Service) ExportTo(ctx context.Context, w io.Writer, kind Kind, subject Subject) (map[string]int64, error) {
+	rows := map[string]int64{}
+	err := s.export(ctx, w, kind, subject, func(source string, n int64) error { rows[source] = n; return nil })
+	if err != nil {
+		return nil, err
+	}
+	return rows, nil
+}
+
+// export is ExportTo with word of each source that is done.
+func (s *Service) export(ctx context.Context, w io.Writer, kind Kind, subject Subject, done func(source string, rows int64) error) error {
 	a := &archive{zip: zip.NewWriter(w), date: s.now(), others: map[string]string{}}
 	defer a.discard()
-	rows := map[string]int64{}
 	m := manifest{Format: 1, ExportDate: a.date, Kind: kind, Subject: subject.ID}
 	for _, src := range s.sources {
 		d := src.Describe()
@@ -46,16 +55,18 @@ func (s *Service) ExportTo(ctx context.Context, w io.Writer, kind Kind, subject 
 		}
 		n, files, err := a.source(ctx, src, d, subject)
 		if err != nil {
-			return nil, fmt.Errorf("gdpr: export %s: %w", d.Name, err)
+			return fmt.Errorf("gdpr: export %s: %w", d.Name, err)
 		}
 		part.Rows, part.Files = n, files
-		rows[d.Name] = n
 		m.Sources = append(m.Sources, part)
+		if err := done(d.Name, n); err != nil {
+			return err
+		}
 	}
 	if err := a.finish(m); err != nil {
-		return nil, fmt.Errorf("gdpr: export: %w", err)
+		return fmt.Errorf("gdpr: export: %w", err)
 	}
-	return rows, nil
+	return nil
 }
 
 // ExportSource writes the archive of one source alone, unaccompanied by the

@@ -12,6 +12,7 @@ import (
 )
 
 // Certificate says what an erasure did. It holds no identifier of the subject.
+// It is written again when data is removed that was retained at first.
 type Certificate struct {
 	Request    string            `json:"request"`
 	SubjectRef string            `json:"subject_ref"`
@@ -62,6 +63,15 @@ func (s *Service) certify(r Request, now time.Time) ([]byte, error) {
 		return nil, fmt.Errorf("gdpr: certificate: %w", err)
 	}
 	return b, nil
+}
+
+// recertify writes the certificate again, with what was removed meanwhile.
+func (s *Service) recertify(r *Request) error {
+	cert, err := s.certify(*r, r.ClosedAt)
+	if err == nil {
+		r.Certificate = cert
+	}
+	return err
 }
 
 // ReadCertificate reads a request's certificate and checks its signature.

@@ -20,6 +20,10 @@ type Purpose struct {
 	// Covers is the oldest version whose consent still counts; 0 means only
 	// this Version.
 	Covers int
+	// Basis is Consent when it is empty. With LegitimateInterest the purpose
+	// is allowed until the subject objects (Art. 21), whatever the version: a
+	// withdrawal is the objection.
+	Basis Basis
 }
 
 // ConsentEvent is one giving or withdrawal of consent: the proof of Art. 7(1).
@@ -79,14 +83,14 @@ func (s *Service) AllowedAt(ctx context.Context, subject, purpose string, at tim
 		oldest = p.Covers
 	}
 	now := s.now()
-	allowed := false
+	allowed := p.Basis == LegitimateInterest
 	for _, c := range history {
 		if c.Purpose != purpose || c.At.After(at) {
 			continue
 		}
 		// For the past, what was consented to then counts as it stood; a
 		// wording that came later asks for nothing of then.
-		allowed = c.Granted && (at.Before(now) || c.Version >= oldest)
+		allowed = c.Granted && (p.Basis == LegitimateInterest || at.Before(now) || c.Version >= oldest)
 	}
 	return allowed, nil
 }

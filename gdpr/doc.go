@@ -23,7 +23,9 @@
 // gdprtest.TestSource fails a source that leaks, or erases half.
 //
 // What a source can't erase is an error, never an outcome: data is removed,
-// anonymised, or retained on a ground that is named, with its end.
+// anonymised, or retained on a ground that is named, with its end. Sources may
+// do more: an [Expirer] removes what it retained, a [Sweeper] what is old, a
+// [Rectifier] corrects.
 //
 // # Erasure
 //
@@ -35,7 +37,14 @@
 // progress; after a crash the next worker goes on from there; a source that
 // fails delays itself and those that declare to come after it. At the end every
 // source is searched again; what is left sends it back. Last come the final
-// notice, the certificate, and the shredding of the sealed identifiers.
+// notice, the certificate, and the shredding of the sealed identifiers; what
+// else the subject asked for ends, with the archives that wait.
+//
+// The second phase comes when the time of what was retained has ended: the
+// source removes it, the certificate is written again, and the audit log says
+// so. The time is computed anew, so that an open tax assessment extends it.
+// What a processor holds is removed there by a person, whom Config.Remind tells
+// and who says so with [Service.Removed].
 //
 // Tombstones are keyed hashes over each identifier and the person's epoch.
 // [Service.Guard] refuses late messages by them. Mirrored to a [Journal]
@@ -51,6 +60,15 @@
 // destroyed with the request, and opened by signed links that expire.
 // Credentials, by a field's name or a value's looks, stop it with [ErrSecret];
 // other persons become "person-1".
+//
+// # Answered by people
+//
+// Rectification, restriction and objection are answered by a person, with what
+// the subject said in the sealed envelope ([Service.Words]). [Service.Rectify]
+// corrects every source that can, [Service.Restricted] is the guard of a
+// restriction, and an objection to a [Purpose] on legitimate interests counts
+// at once. Config.Remind hears of a request that isn't answered a week before
+// its time limit. After a breach, [Service.BreachReport] finds whom it concerns.
 //
 // # Guarantees
 //
@@ -74,15 +92,21 @@
 //	7(1), 7(3)   Consent, AllowedAt                     TestConsentIsProvedByVersionAndWithdrawnLikeGiven
 //	12(3)        Calendar.Due, Extend, Overdue          TestDueIsOneMonthAndEndsOnAWorkingDay, TestAnExtensionIsToldOnceAndInTime
 //	12(4)        Deny needs a reason                    TestADenialNeedsAReasonAndThaws
-//	12(6)        Received until Verify                  TestAnUnverifiedRequestDoesNothing
+//	12(6)        Received until Verify or Confirm       TestAnUnverifiedRequestDoesNothing, TestALinkConfirmsWhoAsked
 //	15           Access                                 TestExportHoldsEverythingOfOnePersonTwice
 //	15(4)        Sink.Other                             TestTableThatReachesTheSubjectThroughAnother
-//	16, 18, 21   requests that a person answers         TestRequestsThatAPersonAnswers
+//	12(3)        Remind                                 TestAReminderComesOnceBeforeTheTimeLimit
+//	16           Rectify, Words                         TestARectificationReachesEverySourceThatCan, TestColumnsAreRectifiedThatMayBe
+//	18           Restricted, Lift                       TestARestrictionIsInForceUntilItIsLifted
+//	21           Purpose.Basis, Objection               TestAnObjectionEndsWhatIsAllowedByInterest, TestRequestsThatAPersonAnswers
 //	17(1)        Erasure                                TestErasureWaitsRunsInOrderVerifiesAndCertifies, TestACrashAtAnyStepIsResumed
+//	17(1)        everywhere, in a whole application     TestAPersonIsExportedWholeAndErasedEverywhere in examples/kolekt
 //	17(3)(b)     Retain, InvoiceRetention               TestTableThatIsRetainedWithThePersonDetached
+//	5(1)(e)      Expirer, Sweeper, Purge                TestRetainedDataGoesWhenItsTimeHasEnded, TestPurgeSweepsEverySourceThatCan
 //	17(3)(e)     Hold                                   TestAHoldStopsAnErasureAndNotAnExport
 //	20           Portability                            TestPortabilityLeavesOutWhatTheSubjectDidNotProvide
 //	30           WriteRegister                          TestTheRegisterIsMadeOfTheSources
+//	33, 34       BreachReport                           TestABreachReportSaysWhomItConcerns
 //	32           encryption, expiring links, shredding  TestAnArchiveIsEncryptedAndGoesWhenItExpires, TestShreddedDataCannotBeReadByAnybody
 //	restores     Journal, Reapply                       TestARestoredBackupIsNoticedAndErasedAgain
 //

@@ -50,6 +50,33 @@ func (s *Service) CheckLink(ctx context.Context, query url.Values) (Request, err
 	return r, nil
 }
 
+// ConfirmQuery returns the query string of a link by which whoever holds it
+// proves that a request is theirs: for the mail of the notice
+// "identity_needed", to the address that is known. It is signed and ends after
+// the ttl.
+func (s *Service) ConfirmQuery(r Request, ttl time.Duration) (string, error) {
+	if r.State != Received {
+		return "", r.refuse("confirm")
+	}
+	until := strconv.FormatInt(s.now().Add(ttl).Unix(), 10)
+	return url.Values{"request": {r.ID}, "until": {until}, "signature": {s.mac("confirm", r.ID, until)}}.Encode(), nil
+}
+
+// Confirm verifies the request that a link with this query is of, or returns
+// ErrToken. It has an effect: answer to POST only, since mail scanners open
+// links.
+func (s *Service) Confirm(ctx context.Context, query url.Values) (Request, error) {
+	id, until := query.Get("request"), query.Get("until")
+	if len(id) > 100 || len(until) > 20 || !hmac.Equal([]byte(s.mac("confirm", id, until)), []byte(query.Get("signature"))) {
+		return Request{}, fmt.Errorf("%w: the link was altered", ErrToken)
+	}
+	unix, err := strconv.ParseInt(until, 10, 64)
+	if err != nil || !s.now().Before(time.Unix(unix, 0)) {
+		return Request{}, fmt.Errorf("%w: the link has expired; ask again", ErrToken)
+	}
+	return s.Verify(ctx, id)
+}
+
 // OpenArchive returns the decrypted archive of a ready request and writes the
 // download to the audit log.
 func (s *Service) OpenArchive(ctx context.Context, r Request) (io.ReadCloser, error) {

@@ -33,9 +33,11 @@ type SelfServiceConfig struct {
 //	POST   /export              {"kind": "access" | "portability"}
 //	POST   /erasure
 //	DELETE /erasure             while it can still be cancelled
+//	POST   /requests            {"kind": "rectification" | "restriction" | "objection", "words": …}
 //	GET    /requests
 //	GET    /requests/{id}/link  a download link for a ready archive
 //	GET    /download            what such a link opens
+//	POST   /confirm             with the query of ConfirmQuery: "it was me who asked"
 //	GET    /consents
 //	POST   /consents            {"purpose": …, "granted": true, "method": …}
 //
@@ -48,9 +50,14 @@ func (s *Service) SelfService(cfg SelfServiceConfig) http.Handler {
 	mux.HandleFunc("POST /export", h.as(h.export))
 	mux.HandleFunc("POST /erasure", h.as(h.erase))
 	mux.HandleFunc("DELETE /erasure", h.as(h.cancel))
+	mux.HandleFunc("POST /requests", h.as(h.ask))
 	mux.HandleFunc("GET /requests", h.as(h.requests))
 	mux.HandleFunc("GET /requests/{id}/link", h.as(h.link))
 	mux.HandleFunc("GET /download", h.download)
+	mux.HandleFunc("POST /confirm", func(w http.ResponseWriter, r *http.Request) {
+		req, err := h.Confirm(r.Context(), r.URL.Query())
+		h.answer(w, http.StatusOK, req, err)
+	})
 	mux.HandleFunc("GET /consents", h.as(h.consents))
 	mux.HandleFunc("POST /consents", h.as(h.consent))
 	return mux
@@ -132,6 +139,30 @@ func (h selfService) erase(w http.ResponseWriter, r *http.Request, subject strin
 		return
 	}
 	req, err := h.Ask(r.Context(), Erasure, subject, true)
+	h.answer(w, http.StatusAccepted, req, err)
+}
+
+// ask opens a request that a person answers.
+func (h selfService) ask(w http.ResponseWriter, r *http.Request, subject string) {
+	var body struct {
+		Kind  Kind   `json:"kind"`
+		Words string `json:"words"`
+	}
+	if !decode(w, r, &body) {
+		return
+	}
+	if !body.Kind.valid() || body.Kind == Erasure || body.Kind.exports() {
+		problem.Write(w, problem.Details{Status: http.StatusUnprocessableEntity, Code: "invalid", Errors: []problem.FieldError{{Field: "kind", Code: "unknown", Detail: "must be rectification, restriction or objection"}}})
+		return
+	}
+	if len(body.Words) > maxWords {
+		problem.Write(w, problem.Details{Status: http.StatusUnprocessableEntity, Code: "invalid", Errors: []problem.FieldError{{Field: "words", Code: "too_long", Detail: "may have 4096 bytes"}}})
+		return
+	}
+	req, err := h.Ask(r.Context(), body.Kind, subject, true)
+	if err == nil && body.Words != "" {
+		req, err = h.AddWords(r.Context(), req.ID, body.Words)
+	}
 	h.answer(w, http.StatusAccepted, req, err)
 }
 
@@ -280,7 +311,9 @@ type AdminConfig struct {
 //	GET  /requests                ?open=1&due_days=7
 //	GET  /requests/{id}
 //	GET  /requests/{id}/certificate
-//	POST /requests/{id}/{action}  {"reason": …} verify, deny, extend, hold, release, complete, cancel
+//	GET  /requests/{id}/words     who asks for what, which the audit log notes
+//	POST /requests/{id}/{action}  {"reason": …} verify, deny, extend, hold, release, complete, lift, cancel;
+//	                              rectify with {"changes": {…}}, removed with {"source": …, "record": …}
 //	GET  /register                the record of processing activities (Art. 30)
 func (s *Service) Admin(cfg AdminConfig) http.Handler {
 	mux := http.NewServeMux()
@@ -304,6 +337,14 @@ func (s *Service) Admin(cfg AdminConfig) http.Handler {
 		}
 		writeJSON(w, http.StatusOK, view(req))
 	})
+	mux.HandleFunc("GET /requests/{id}/words", func(w http.ResponseWriter, r *http.Request) {
+		words, subject, err := s.Words(r.Context(), r.PathValue("id"))
+		if err != nil {
+			answerError(w, err)
+			return
+		}
+		writeJSON(w, http.StatusOK, map[string]any{"words": words, "subject": subject})
+	})
 	mux.HandleFunc("GET /requests/{id}/certificate", func(w http.ResponseWriter, r *http.Request) {
 		req, err := s.Request(r.Context(), r.PathValue("id"))
 		if err == nil && req.Certificate == nil {
@@ -317,7 +358,10 @@ func (s *Service) Admin(cfg AdminConfig) http.Handler {
 	})
 	mux.HandleFunc("POST /requests/{id}/{action}", func(w http.ResponseWriter, r *http.Request) {
 		var body struct {
-			Reason string `json:"reason"`
+			Reason  string            `json:"reason"`
+			Changes map[string]string `json:"changes"`
+			Source  string            `json:"source"`
+			Record  string            `json:"record"`
 		}
 		if !decode(w, r, &body) {
 			return
@@ -330,6 +374,11 @@ func (s *Service) Admin(cfg AdminConfig) http.Handler {
 			"extend":   func(ctx context.Context, id string) (Request, error) { return s.Extend(ctx, id, body.Reason) },
 			"hold":     func(ctx context.Context, id string) (Request, error) { return s.Hold(ctx, id, body.Reason) },
 			"complete": func(ctx context.Context, id string) (Request, error) { return s.Complete(ctx, id, body.Reason) },
+			"lift":     func(ctx context.Context, id string) (Request, error) { return s.Lift(ctx, id, body.Reason) },
+			"rectify":  func(ctx context.Context, id string) (Request, error) { return s.Rectify(ctx, id, body.Changes) },
+			"removed": func(ctx context.Context, id string) (Request, error) {
+				return s.Removed(ctx, id, body.Source, body.Record, body.Reason)
+			},
 		}
 		do, ok := actions[r.PathValue("action")]
 		if !ok {

@@ -34,7 +34,7 @@ type State string
 
 // The states of a request. Access and portability run from Verified to Ready
 // and Done; erasure waits in Cooling first. The other kinds are answered by a
-// person: Verified to Done.
+// person: Verified to Done, a restriction by way of InForce.
 const (
 	Received  State = "received"  // the identity is still in doubt
 	Verified  State = "verified"  // to be worked on
@@ -45,7 +45,8 @@ const (
 	Done      State = "done"
 	Denied    State = "denied"
 	Cancelled State = "cancelled"
-	Held      State = "held" // a legal hold: an erasure waits, exports go on
+	Held      State = "held"     // a legal hold: an erasure waits, exports go on
+	InForce   State = "in_force" // a restriction, until it is lifted
 )
 
 // Closed reports whether nothing happens to a request in this state any more.
@@ -68,12 +69,15 @@ type Request struct {
 	StartAt    time.Time // the end of an erasure's grace period
 	FrozenAt   time.Time // when the account was locked and the subject told so
 	ClosedAt   time.Time
+	RemindedAt time.Time // when Config.Remind was told of DueAt
 
 	Steps       []Step
 	Certificate []byte // of a finished erasure
 	Archive     Archive
 
-	NextRun    time.Time // when a worker looks at it again; zero: never
+	// NextRun is when a worker looks at it again; zero: never. A finished
+	// erasure that retains something is looked at when its time has ended.
+	NextRun    time.Time
 	LeaseUntil time.Time
 	Version    int64 // of the stored row, for optimistic updates
 }
@@ -104,7 +108,12 @@ type Archive struct {
 // Overdue reports whether the limit of Art. 12(3) has passed without an
 // answer.
 func (r Request) Overdue(now time.Time) bool {
-	return !r.State.Closed() && r.State != Ready && !now.Before(r.DueAt)
+	return r.unanswered() && !now.Before(r.DueAt)
+}
+
+// unanswered reports whether the time limit still runs.
+func (r Request) unanswered() bool {
+	return !r.State.Closed() && r.State != Ready && r.State != InForce
 }
 
 func (r Request) step(source string) *Step {

@@ -51,7 +51,9 @@ func (b box) open(sealed []byte, bound string) ([]byte, error) {
 // envelope is what a request keeps of its subject until it is closed.
 type envelope struct {
 	Subject Subject `json:"subject"`
-	Key     string  `json:"key,omitempty"` // of the archive
+	Key     string  `json:"key,omitempty"`   // of the archive
+	Again   bool    `json:"again,omitempty"` // after a restore: the subject has been told
+	Words   string  `json:"words,omitempty"` // of the subject
 }
 
 func (s *Service) seal(r *Request, e envelope) error {

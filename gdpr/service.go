@@ -38,10 +38,17 @@ type Config struct {
 	Freeze func(ctx context.Context, subject Subject) error
 	// Thaw undoes Freeze after a cancellation.
 	Thaw func(ctx context.Context, subject Subject) error
+	// Remind tells those who answer requests, at least once for each
+	// Notice.ID: "due_soon" RemindBefore the time limit of a request that
+	// isn't answered, "retention_due" when data that a person must have
+	// removed may be kept no longer (see Service.Removed). The notice has no
+	// subject.
+	Remind func(ctx context.Context, n Notice) error
 
 	Grace        time.Duration      // before an erasure begins; 0 means 72 hours, negative none
 	ArchiveTTL   time.Duration      // how long a download waits; 0 means 7 days
 	TombstoneTTL time.Duration      // longer than the oldest backup; 0 means 400 days
+	RemindBefore time.Duration      // the time limit; 0 means 7 days
 	Calendar     Calendar           // of the controller
 	SigningKey   ed25519.PrivateKey // for certificates of erasure; nil leaves them unsigned
 	Lease        time.Duration      // of a worker on a request; 0 means 5 minutes
@@ -53,8 +60,11 @@ type Config struct {
 // Notice is something to tell. The subject is there as long as the request is
 // open: an erasure's last notice is sent before the address is gone.
 type Notice struct {
-	ID      string // the same for every attempt
-	Event   string // "erasure_scheduled", "erasure_cancelled", "erasure_done", "export_ready", "identity_needed", "extended", "denied"
+	ID string // the same for every attempt
+	// Event is "erasure_scheduled", "erasure_cancelled", "erasure_done",
+	// "export_ready", "identity_needed", "extended", "denied",
+	// "restriction_lifted", or one of Config.Remind's.
+	Event   string
 	Request Request
 	Subject Subject
 }
@@ -88,6 +98,7 @@ func New(store Store, cfg Config) (*Service, error) {
 	setDefault(&cfg.Grace, 72*time.Hour)
 	setDefault(&cfg.ArchiveTTL, 7*24*time.Hour)
 	setDefault(&cfg.TombstoneTTL, 400*24*time.Hour)
+	setDefault(&cfg.RemindBefore, 7*24*time.Hour)
 	setDefault(&cfg.Lease, 5*time.Minute)
 	setDefault(&cfg.Poll, 5*time.Second)
 	if cfg.Now == nil {
@@ -103,6 +114,9 @@ func New(store Store, cfg Config) (*Service, error) {
 	for _, p := range cfg.Purposes {
 		if !validName(p.ID) || p.Version < 1 || p.Text == "" || p.Covers < 0 || p.Covers > p.Version {
 			return nil, fmt.Errorf("%w: purpose %q needs a name of lower-case letters, a version from 1 and a text", ErrInvalid, p.ID)
+		}
+		if p.Basis != "" && p.Basis != Consent && p.Basis != LegitimateInterest {
+			return nil, fmt.Errorf("%w: purpose %q: Basis is Consent or LegitimateInterest, others can't be withdrawn", ErrInvalid, p.ID)
 		}
 		if _, dup := s.purposes[p.ID]; dup {
 			return nil, fmt.Errorf("%w: two purposes are named %q", ErrInvalid, p.ID)
@@ -155,6 +169,8 @@ func (s *Service) Ask(ctx context.Context, kind Kind, subjectID string, verified
 	}
 	if verified {
 		s.verify(&r, now)
+	} else {
+		s.wake(&r, time.Time{})
 	}
 	if err := s.store.CreateRequest(ctx, r, s.entry(r, "received", string(kind))); err != nil {
 		return Request{}, fmt.Errorf("gdpr: ask: %w", err)
@@ -164,7 +180,7 @@ func (s *Service) Ask(ctx context.Context, kind Kind, subjectID string, verified
 	case Cooling:
 		// At once, and not at the worker's next look. The worker may have been
 		// faster all the same: then the mark is its own.
-		if err = s.freeze(ctx, &r, subject); err == nil {
+		if err = s.freeze(ctx, &r, subject, false); err == nil {
 			if err = s.store.UpdateRequest(ctx, r, nil); err == nil {
 				r.Version++
 			}
@@ -187,19 +203,45 @@ func (s *Service) verify(r *Request, now time.Time) {
 		r.State, r.StartAt, r.NextRun = Cooling, now.Add(max(s.cfg.Grace, 0)), now
 	case r.Kind.exports():
 		r.NextRun = now
+	default:
+		s.wake(r, time.Time{})
 	}
 }
 
-// freeze locks the account, tells the subject of the scheduled erasure, and
-// marks that both are done.
-func (s *Service) freeze(ctx context.Context, r *Request, subject Subject) error {
+// remindAt is when Config.Remind is to hear of a request; zero: never.
+func (s *Service) remindAt(r Request) time.Time {
+	if s.cfg.Remind == nil || !r.RemindedAt.IsZero() || !r.unanswered() {
+		return time.Time{}
+	}
+	return r.DueAt.Add(-s.cfg.RemindBefore)
+}
+
+// wake has a worker look at the request again at an instant, zero for never,
+// or when a reminder is due if that is earlier.
+func (s *Service) wake(r *Request, at time.Time) {
+	if remind := s.remindAt(*r); !remind.IsZero() {
+		if soon := s.now().Add(backoff(1)); remind.Before(soon) && !r.LeaseUntil.IsZero() {
+			remind = soon // it has just failed
+		}
+		if at.IsZero() || remind.Before(at) {
+			at = remind
+		}
+	}
+	r.NextRun = at
+}
+
+// freeze locks the account, tells the subject of the scheduled erasure unless
+// it has been told before, and marks that both are done.
+func (s *Service) freeze(ctx context.Context, r *Request, subject Subject, told bool) error {
 	if s.cfg.Freeze != nil {
 		if err := s.cfg.Freeze(ctx, subject); err != nil {
 			return fmt.Errorf("gdpr: freeze: %w", err)
 		}
 	}
-	if err := s.notify(ctx, *r, "erasure_scheduled", subject); err != nil {
-		return err
+	if !told {
+		if err := s.notify(ctx, *r, "erasure_scheduled", subject); err != nil {
+			return err
+		}
 	}
 	r.FrozenAt = s.now()
 	return nil
@@ -242,144 +284,6 @@ func (s *Service) RequestsOf(ctx context.Context, subjectID string) ([]Request, 
 // Owns reports whether a request is the subject's.
 func (s *Service) Owns(r Request, subjectID string) bool { return r.SubjectRef == s.ref(subjectID) }
 
-// Verify says that the identity of the one who asked is no longer in doubt.
-func (s *Service) Verify(ctx context.Context, id string) (Request, error) {
-	r, err := s.change(ctx, id, "verified", "", func(r *Request, now time.Time) error {
-		if r.State != Received {
-			return r.refuse("verify")
-		}
-		s.verify(r, now)
-		return nil
-	})
-	return r, err
-}
-
-// Cancel withdraws a request that isn't under way: an erasure within its grace
-// period, above all.
-func (s *Service) Cancel(ctx context.Context, id string) (Request, error) {
-	var subject Subject
-	r, err := s.change(ctx, id, "cancelled", "", func(r *Request, now time.Time) error {
-		if r.State != Received && r.State != Verified && r.State != Cooling {
-			return r.refuse("cancel")
-		}
-		e, err := s.unseal(*r)
-		if err != nil {
-			return err
-		}
-		subject = e.Subject
-		// Before the state: a crash in between leaves a frozen account with
-		// an erasure that can be cancelled again, never the other way round.
-		if r.Kind == Erasure && s.cfg.Thaw != nil {
-			if err := s.cfg.Thaw(ctx, subject); err != nil {
-				return fmt.Errorf("gdpr: thaw: %w", err)
-			}
-		}
-		s.close(r, Cancelled, now)
-		return nil
-	})
-	if err == nil && r.Kind == Erasure {
-		if err := s.notify(ctx, r, "erasure_cancelled", subject); err != nil {
-			s.cfg.Logger.ErrorContext(ctx, "gdpr: cancel", "request", id, "err", err)
-		}
-	}
-	return r, err
-}
-
-// Deny refuses a request. Reason is told to the subject (Art. 12(4)).
-func (s *Service) Deny(ctx context.Context, id, reason string) (Request, error) {
-	if reason == "" {
-		return Request{}, fmt.Errorf("%w: a denial needs a reason (Art. 12(4))", ErrInvalid)
-	}
-	var subject Subject
-	r, err := s.change(ctx, id, "denied", reason, func(r *Request, now time.Time) error {
-		if r.State.Closed() || r.State == Running || r.State == Verifying || r.State == Ready {
-			return r.refuse("deny")
-		}
-		e, err := s.unseal(*r)
-		if err != nil {
-			return err
-		}
-		subject = e.Subject
-		if r.Kind == Erasure && s.cfg.Thaw != nil {
-			if err := s.cfg.Thaw(ctx, subject); err != nil {
-				return fmt.Errorf("gdpr: thaw: %w", err)
-			}
-		}
-		r.Note = reason
-		s.close(r, Denied, now)
-		return nil
-	})
-	if err == nil {
-		err = s.notify(ctx, r, "denied", subject)
-	}
-	return r, err
-}
-
-// Extend prolongs the time limit by two months, once, before it has passed,
-// with the reason that the subject is told (Art. 12(3)).
-func (s *Service) Extend(ctx context.Context, id, reason string) (Request, error) {
-	if reason == "" {
-		return Request{}, fmt.Errorf("%w: an extension needs a reason (Art. 12(3))", ErrInvalid)
-	}
-	return s.change(ctx, id, "extended", reason, func(r *Request, now time.Time) error {
-		if r.State.Closed() || !r.ExtendedAt.IsZero() || !now.Before(r.DueAt) {
-			return r.refuse("extend")
-		}
-		e, err := s.unseal(*r)
-		if err != nil {
-			return err
-		}
-		// An extension that nobody was told of is none: the notice first.
-		r.DueAt, r.ExtendedAt, r.Note = s.cfg.Calendar.Due(r.ReceivedAt, 3), now, reason
-		return s.notify(ctx, *r, "extended", e.Subject)
-	})
-}
-
-// Hold stops an erasure for a legal claim (Art. 17(3)(e)); Release lets it go
-// on. A hold reaches a running erasure too, between two pages.
-func (s *Service) Hold(ctx context.Context, id, reason string) (Request, error) {
-	return s.change(ctx, id, "held", reason, func(r *Request, _ time.Time) error {
-		if r.Kind != Erasure || r.State.Closed() || r.State == Held {
-			return r.refuse("hold")
-		}
-		r.HeldFrom, r.State, r.Note, r.NextRun = r.State, Held, reason, time.Time{}
-		return nil
-	})
-}
-
-// Release ends a hold.
-func (s *Service) Release(ctx context.Context, id string) (Request, error) {
-	return s.change(ctx, id, "released", "", func(r *Request, now time.Time) error {
-		if r.State != Held {
-			return r.refuse("release")
-		}
-		r.State, r.HeldFrom, r.NextRun = r.HeldFrom, "", now
-		return nil
-	})
-}
-
-// Complete closes a request that a person answers: rectification, restriction
-// or objection.
-func (s *Service) Complete(ctx context.Context, id, note string) (Request, error) {
-	return s.change(ctx, id, "completed", note, func(r *Request, now time.Time) error {
-		if r.State != Verified || r.Kind == Erasure || r.Kind.exports() {
-			return r.refuse("complete")
-		}
-		r.Note = note
-		s.close(r, Done, now)
-		return nil
-	})
-}
-
-// Purge runs retention: expired tombstones go.
-func (s *Service) Purge(ctx context.Context) (int64, error) {
-	n, err := s.store.ExpireTombstones(ctx, s.now())
-	if err != nil {
-		return 0, fmt.Errorf("gdpr: purge: %w", err)
-	}
-	return n, nil
-}
-
 // close ends a request and shreds what it knew of the subject.
 func (s *Service) close(r *Request, state State, now time.Time) {
 	r.State, r.ClosedAt, r.Sealed, r.NextRun, r.LeaseUntil = state, now, nil, time.Time{}, time.Time{}
@@ -387,27 +291,4 @@ func (s *Service) close(r *Request, state State, now time.Time) {
 
 func (s *Service) entry(r Request, action, detail string) Entry {
 	return Entry{At: s.now(), Request: r.ID, SubjectRef: r.SubjectRef, Action: action, Detail: detail}
-}
-
-// change applies a decision of a person to a request, with its audit entry, in
-// one step of the store; it starts over when a worker was faster.
-func (s *Service) change(ctx context.Context, id, action, detail string, do func(*Request, time.Time) error) (Request, error) {
-	for {
-		r, err := s.store.Request(ctx, id)
-		if err != nil {
-			return Request{}, fmt.Errorf("gdpr: %s: %w", action, err)
-		}
-		if err := do(&r, s.now()); err != nil {
-			return Request{}, err
-		}
-		err = s.store.UpdateRequest(ctx, r, nil, s.entry(r, action, detail))
-		if errors.Is(err, ErrConflict) && ctx.Err() == nil {
-			continue
-		}
-		if err != nil {
-			return Request{}, fmt.Errorf("gdpr: %s: %w", action, err)
-		}
-		r.Version++
-		return r, nil
-	}
 }

@@ -3,6 +3,7 @@ package gdpr
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -22,6 +23,10 @@ type Subject struct {
 	// Identifiers are all others by which sources hold the person: addresses,
 	// past ones too, and the IDs of processors.
 	Identifiers []Identifier `json:"identifiers,omitempty"`
+	// Pseudonym is set for an erasure: a random name, the same for all sources
+	// and attempts, for rows that are kept and must still be one person's.
+	// Nobody can trace it back.
+	Pseudonym string `json:"pseudonym,omitempty"`
 }
 
 // Identifier is one name of a subject, such as {"email", "ada@example.com"}.
@@ -116,6 +121,38 @@ type Retained struct {
 	Ground  string    `json:"ground"`  // "tax law"
 	Article string    `json:"article"` // "Art. 17(3)(b) GDPR, § 147 AO"
 	Until   time.Time `json:"until"`
+	// Ref is how the source finds the records again: the subject's pseudonym,
+	// for example. It must not name the person.
+	Ref string `json:"ref,omitempty"`
+	// At is when they were retained, RemovedAt when they were removed for
+	// good. The service sets both.
+	At        time.Time `json:"at,omitzero"`
+	RemovedAt time.Time `json:"removed_at,omitzero"`
+	ToldAt    time.Time `json:"told_at,omitzero"` // when somebody was told to remove them by hand
+}
+
+// Expirer is a Source that removes what it retained when its time has ended.
+// What a source without it retains is removed by a person: see Config.Remind
+// and Service.Removed.
+type Expirer interface {
+	// Expire does one bounded page of the removal of what Erase reported as
+	// retained, like Erase. An outcome with Retained says that the time was
+	// extended, to its Until. Records that aren't the source's to remove, such
+	// as those of a processor, are errors.ErrUnsupported.
+	Expire(ctx context.Context, kept Retained, cursor string) (Outcome, error)
+}
+
+// Sweeper is a Source that removes what is older than it declares, of whomever,
+// with no request: Service.Purge calls it.
+type Sweeper interface {
+	Sweep(ctx context.Context, now time.Time) (removed int64, err error)
+}
+
+// Rectifier is a Source that can correct data of a subject, under the names
+// under which it exports them. It returns how many records it changed; names
+// that it doesn't hold are not an error.
+type Rectifier interface {
+	Rectify(ctx context.Context, subject Subject, changes map[string]string) (int64, error)
 }
 
 // Sink takes the export of one source.
@@ -159,10 +196,17 @@ type Retain struct {
 	Ground  string
 	Article string
 	Until   func(now time.Time) time.Time
+	// ByHand says that the records are a processor's: when their time has
+	// ended, a person has them removed there. Itself says that they go there
+	// by themselves, as logs do.
+	ByHand, Itself bool
 }
 
 // Adapt makes a Source of a package's personal data. The records named in
-// retain are reported as retained on their ground, all others as removed.
+// retain are reported as retained on their ground, all others as removed. Data
+// that has ExpireErased, as package billing has, removes them when their time
+// has ended. A day is added to the time, for what the end of a contract itself
+// leads to.
 func Adapt(d Descriptor, data ExportEraser, retain map[string]Retain, now func() time.Time) Source {
 	if now == nil {
 		now = time.Now
@@ -197,10 +241,34 @@ func (a adapted) Erase(ctx context.Context, s Subject, _ string) (Outcome, error
 			continue
 		}
 		if n > 0 {
-			out.Retained = append(out.Retained, Retained{record, n, rule.Ground, rule.Article, rule.Until(a.now())})
+			now := a.now().UTC()
+			out.Retained = append(out.Retained, Retained{
+				Record: record, Count: n, Ground: rule.Ground, Article: rule.Article, Until: rule.Until(now.AddDate(0, 0, 1)), At: now,
+			})
 		}
 	}
 	return out, nil
+}
+
+// Expire implements Expirer.
+func (a adapted) Expire(ctx context.Context, kept Retained, _ string) (Outcome, error) {
+	data, ok := a.data.(interface {
+		ExpireErased(ctx context.Context, before time.Time) (map[string]int64, error)
+	})
+	rule, known := a.retain[kept.Record]
+	if known && rule.Itself {
+		return Outcome{Done: true}, nil
+	}
+	if !ok || !known || rule.ByHand {
+		return Outcome{}, errors.ErrUnsupported
+	}
+	before := kept.At.AddDate(0, 0, 1)
+	if until := rule.Until(before); until.After(a.now()) {
+		kept.Until = until
+		return Outcome{Done: true, Retained: []Retained{kept}}, nil
+	}
+	counts, err := data.ExpireErased(ctx, before)
+	return Outcome{Done: true, Removed: counts[kept.Record]}, err
 }
 
 // arrange checks the sources and returns them in the order in which they are

@@ -23,9 +23,10 @@ type Store interface {
 	// entries of the change. Otherwise nothing is stored and the error is
 	// ErrConflict. A tombstone that is known stays as it was.
 	UpdateRequest(ctx context.Context, r Request, tombstones []Tombstone, audit ...Entry) error
-	// Claim returns up to limit open requests with a NextRun that is set and
-	// not after now, and no lease beyond now, oldest NextRun first; it sets
-	// their lease and raises their version. Two callers never get the same.
+	// Claim returns up to limit requests, open or closed, with a NextRun that
+	// is set and not after now, and no lease beyond now, oldest NextRun first;
+	// it sets their lease and raises their version. Two callers never get the
+	// same.
 	Claim(ctx context.Context, now time.Time, lease time.Duration, limit int) ([]Request, error)
 
 	// Tombstoned returns those of the hashes that are known.

@@ -2,23 +2,25 @@ package gdpr
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
+	"crypto/rand"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
+	"strings"
 	"time"
-
-	"filippo.io/age"
 )
 
-// Run works on open requests until the context ends: it starts erasures whose
-// grace period is over, retries failed steps, builds archives, removes expired
-// ones. Any number of processes may run it. It starts no goroutine.
+// purgeEvery is how often Run calls Purge.
+const purgeEvery = 24 * time.Hour
+
+// Run works on requests until the context ends: it starts erasures whose grace
+// period is over, retries failed steps, builds archives, removes expired ones
+// and what was retained until now, reminds, and purges once a day. Any number
+// of processes may run it. It starts no goroutine.
 func (s *Service) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	var purged time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -27,6 +29,12 @@ func (s *Service) Run(ctx context.Context) error {
 		}
 		if _, err := s.Work(ctx); err != nil && ctx.Err() == nil {
 			s.cfg.Logger.ErrorContext(ctx, "gdpr: work", "err", err)
+		}
+		if now := s.now(); now.Sub(purged) >= purgeEvery {
+			if _, err := s.Purge(ctx); err != nil && ctx.Err() == nil {
+				s.cfg.Logger.ErrorContext(ctx, "gdpr: purge", "err", err)
+			}
+			purged = now
 		}
 		timer.Reset(s.cfg.Poll)
 	}
@@ -121,8 +129,20 @@ func backoff(attempts int) time.Duration {
 func (j *job) run(ctx context.Context) error {
 	s := j.s
 	if j.r.State.Closed() {
-		j.r.NextRun = time.Time{}
+		return j.expire(ctx)
+	}
+	if err := j.remind(ctx); err != nil {
+		return err
+	}
+	switch j.r.State {
+	case Received, Held, InForce:
+		s.wake(&j.r, time.Time{})
 		return j.release(ctx)
+	case Verified:
+		if !j.r.Kind.exports() {
+			s.wake(&j.r, time.Time{})
+			return j.release(ctx)
+		}
 	}
 	env, err := s.unseal(j.r)
 	if err != nil {
@@ -135,12 +155,12 @@ func (j *job) run(ctx context.Context) error {
 	if j.r.State == Cooling {
 		if j.r.FrozenAt.IsZero() {
 			// The process died, or the mail was down, right after the request.
-			if err := s.freeze(ctx, &j.r, j.subject); err != nil {
+			if err := s.freeze(ctx, &j.r, j.subject, j.env.Again); err != nil {
 				return err
 			}
 		}
 		if now := s.now(); now.Before(j.r.StartAt) {
-			j.r.NextRun = j.r.StartAt
+			s.wake(&j.r, j.r.StartAt)
 			return j.release(ctx)
 		}
 		if err := j.begin(ctx); err != nil {
@@ -158,10 +178,37 @@ func (j *job) run(ctx context.Context) error {
 	return nil
 }
 
+// remind tells of a time limit that is near. A failure doesn't hold the request
+// up; it is tried again with the request's next run. Only one worker has the
+// request, so that it is told once, and again only after a crash.
+func (j *job) remind(ctx context.Context) error {
+	s := j.s
+	at := s.remindAt(j.r)
+	if at.IsZero() || s.now().Before(at) {
+		return nil
+	}
+	r := j.r
+	r.Sealed = nil
+	err := s.cfg.Remind(ctx, Notice{ID: r.ID + ":due_soon:" + r.DueAt.Format(time.DateOnly), Event: "due_soon", Request: r})
+	if err != nil {
+		s.cfg.Logger.ErrorContext(ctx, "gdpr: remind", "request", r.ID, "err", err)
+		return ctx.Err()
+	}
+	j.r.RemindedAt = s.now()
+	return j.save(ctx, nil, s.entry(j.r, "reminded", ""))
+}
+
 // begin makes the erasure irrevocable: the journal first, then in one step the
 // state and the tombstones. From here on nothing brings the subject back.
 func (j *job) begin(ctx context.Context) error {
 	s, now := j.s, j.s.now()
+	if j.subject.Pseudonym == "" {
+		j.subject.Pseudonym = "erased_" + strings.ToLower(rand.Text())
+		j.env.Subject = j.subject
+		if err := s.seal(&j.r, j.env); err != nil {
+			return err
+		}
+	}
 	stones := s.tombstones(j.subject, j.r.ID, now)
 	if s.cfg.Journal != nil {
 		if err := s.cfg.Journal.Append(ctx, stones); err != nil {
@@ -222,7 +269,7 @@ func (j *job) eraseAll(ctx context.Context) error {
 		if next.IsZero() {
 			next = s.now().Add(time.Minute)
 		}
-		j.r.NextRun = next
+		s.wake(&j.r, next)
 		return j.release(ctx)
 	}
 	j.r.State, j.r.NextRun = Verifying, s.now()
@@ -255,6 +302,9 @@ func (j *job) eraseSource(ctx context.Context, src Source, name string) error {
 		}
 		step.Removed += out.Removed
 		step.Anon += out.Anonymised
+		for i := range out.Retained {
+			out.Retained[i].At = now
+		}
 		step.Retained = mergeRetained(step.Retained, out.Retained)
 		step.Cursor, step.Failed, step.NotUntil = out.Next, "", time.Time{}
 		if out.Done {
@@ -271,8 +321,9 @@ func mergeRetained(have, add []Retained) []Retained {
 	for _, r := range add {
 		found := false
 		for i, h := range have {
-			if h.Record == r.Record && h.Article == r.Article {
+			if h.Record == r.Record && h.Article == r.Article && h.Ref == r.Ref {
 				have[i].Count += r.Count
+				have[i].At = r.At
 				if r.Until.After(h.Until) {
 					have[i].Until = r.Until
 				}
@@ -319,12 +370,17 @@ func (j *job) verify(ctx context.Context) error {
 		}
 		return ErrResidue
 	}
+	if err := j.closeOthers(ctx); err != nil {
+		return err
+	}
 	if err := s.store.DestroyKey(ctx, j.r.SubjectRef, s.now()); err != nil {
 		return fmt.Errorf("gdpr: shred: %w", err)
 	}
 	// The last message, while the address is still known.
-	if err := s.notify(ctx, j.r, "erasure_done", j.subject); err != nil {
-		return err
+	if !j.env.Again {
+		if err := s.notify(ctx, j.r, "erasure_done", j.subject); err != nil {
+			return err
+		}
 	}
 	now := s.now()
 	cert, err := s.certify(j.r, now)
@@ -333,7 +389,37 @@ func (j *job) verify(ctx context.Context) error {
 	}
 	j.r.Certificate = cert
 	s.close(&j.r, Done, now)
+	j.r.NextRun = j.r.retainedUntil()
 	return j.release(ctx, s.entry(j.r, "erased", ""))
+}
+
+// closeOthers ends what else the subject has asked for: an archive that waits
+// for its download is personal data, and so is a sealed envelope.
+func (j *job) closeOthers(ctx context.Context) error {
+	s := j.s
+	open, err := s.store.Requests(ctx, Filter{SubjectRef: j.r.SubjectRef, Open: true})
+	if err != nil {
+		return fmt.Errorf("gdpr: close: %w", err)
+	}
+	for _, r := range open {
+		if r.ID == j.r.ID {
+			continue
+		}
+		state := Cancelled
+		if r.State == Ready {
+			state = Done
+		}
+		if r.Archive.File != "" {
+			if err := s.cfg.Files.Remove(ctx, r.Archive.File); err != nil {
+				return err
+			}
+		}
+		s.close(&r, state, s.now())
+		if err := s.store.UpdateRequest(ctx, r, nil, s.entry(r, "closed by the erasure", "")); err != nil {
+			return fmt.Errorf("gdpr: close: %w", err)
+		}
+	}
+	return nil
 }
 
 // residue counts what a source still emits about the subject.
@@ -359,139 +445,6 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-// export builds the archive, or removes it when it has expired.
-func (j *job) export(ctx context.Context) error {
-	s := j.s
-	if j.r.State == Ready {
-		if s.now().Before(j.r.Archive.ExpiresAt) {
-			j.r.NextRun = j.r.Archive.ExpiresAt
-			return j.release(ctx)
-		}
-		if err := s.cfg.Files.Remove(ctx, j.r.Archive.File); err != nil {
-			return err
-		}
-		s.close(&j.r, Done, s.now())
-		return j.release(ctx, s.entry(j.r, "archive removed", ""))
-	}
-	if j.r.State == Verified {
-		j.r.State, j.r.NextRun = Running, s.now()
-		if err := j.save(ctx, nil, s.entry(j.r, "export started", "")); err != nil {
-			return err
-		}
-	}
-	if j.r.Archive.File == "" {
-		if err := j.build(ctx); err != nil {
-			return err
-		}
-	}
-	// The archive stands; a crash before here only repeats the notice.
-	j.r.State, j.r.NextRun = Ready, j.r.Archive.ExpiresAt
-	if err := s.notify(ctx, j.r, "export_ready", j.subject); err != nil {
-		return err
-	}
-	return j.release(ctx, s.entry(j.r, "export ready", ""))
-}
-
-func (j *job) build(ctx context.Context) (err error) {
-	s := j.s
-	// A fresh key for each attempt, known to nobody but the sealed envelope:
-	// it goes with the request's end, and the file with it, wherever copies
-	// of it lie.
-	identity, err := age.GenerateX25519Identity()
-	if err != nil {
-		return fmt.Errorf("gdpr: export: %w", err)
-	}
-	name := j.r.ID + ".zip.age"
-	file, err := s.cfg.Files.Create(ctx, name)
-	if err != nil {
-		return err
-	}
-	tee := &summed{to: file, sum: sha256.New()}
-	// Until Close the file has no name, so that an attempt that fails leaves
-	// nothing behind that looks complete.
-	enc, err := age.Encrypt(tee, identity.Recipient())
-	if err != nil {
-		return errors.Join(fmt.Errorf("gdpr: export: %w", err), abandon(file))
-	}
-	stop := j.heartbeat(ctx)
-	rows, err := s.ExportTo(ctx, enc, j.r.Kind, j.subject)
-	if beatErr := stop(); err == nil {
-		err = beatErr
-	}
-	if err == nil {
-		err = enc.Close()
-	}
-	if err != nil {
-		return errors.Join(err, abandon(file))
-	}
-	if err := file.Close(); err != nil {
-		return err
-	}
-	j.env.Key = identity.String()
-	if err := s.seal(&j.r, j.env); err != nil {
-		return err
-	}
-	j.r.Archive = Archive{File: name, Size: tee.n, SHA256: hex.EncodeToString(tee.sum.Sum(nil)), ExpiresAt: s.now().Add(s.cfg.ArchiveTTL)}
-	j.r.Steps = nil
-	for _, source := range sortedKeys(rows) {
-		j.r.Steps = append(j.r.Steps, Step{Source: source, Done: true, Rows: rows[source], EndedAt: s.now()})
-	}
-	return j.save(ctx, nil)
-}
-
-// abandon gives up a file that isn't complete. A Files that can do so without
-// storing it says so with Abandon; for another one the next attempt replaces
-// it.
-func abandon(w io.WriteCloser) error {
-	if a, ok := w.(interface{ Abandon() error }); ok {
-		return a.Abandon()
-	}
-	return w.Close()
-}
-
-// heartbeat keeps the lease while an archive is built. The returned function
-// ends it and returns its error.
-func (j *job) heartbeat(ctx context.Context) (stop func() error) {
-	done, failed := make(chan struct{}), make(chan error, 1)
-	go func() {
-		ticker := time.NewTicker(j.s.cfg.Lease / 3)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-done:
-				failed <- nil
-				return
-			case <-ctx.Done():
-				failed <- ctx.Err()
-				return
-			case <-ticker.C:
-				if err := j.save(ctx, nil); err != nil {
-					failed <- err
-					return
-				}
-			}
-		}
-	}()
-	return func() error {
-		close(done)
-		return <-failed
-	}
-}
-
-// summed counts and hashes what it passes on.
-type summed struct {
-	to  io.Writer
-	sum hash.Hash
-	n   int64
-}
-
-func (w *summed) Write(p []byte) (int, error) {
-	n, err := w.to.Write(p)
-	w.sum.Write(p[:n])
-	w.n += int64(n)
-	return n, err
-}
-
 // eraseNow erases a subject at once, for Reapply.
 func (s *Service) eraseNow(ctx context.Context, subject Subject) error {
 	now := s.now()
@@ -499,7 +452,7 @@ func (s *Service) eraseNow(ctx context.Context, subject Subject) error {
 		ID: newRequestID(now), Kind: Erasure, SubjectRef: s.ref(subject.ID), State: Cooling, StartAt: now,
 		ReceivedAt: now, DueAt: s.cfg.Calendar.Due(now, 1), NextRun: now, LeaseUntil: now.Add(s.cfg.Lease),
 	}
-	if err := s.seal(&r, envelope{Subject: subject}); err != nil {
+	if err := s.seal(&r, envelope{Subject: subject, Again: true}); err != nil {
 		return err
 	}
 	err := s.store.CreateRequest(ctx, r, s.entry(r, "reapplied", ""))

@@ -31,6 +31,57 @@ type table struct {
 	kept    int
 	failing int // the next n calls of Erase fail
 	half    bool
+
+	byHand   bool      // what it keeps is a processor's
+	extended time.Time // what it keeps may be kept until then
+	old      int64     // rows that a sweep finds
+}
+
+// Expire implements gdpr.Expirer, three rows a page.
+func (t *table) Expire(ctx context.Context, kept gdpr.Retained, _ string) (gdpr.Outcome, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case ctx.Err() != nil:
+		return gdpr.Outcome{}, ctx.Err()
+	case t.byHand:
+		return gdpr.Outcome{}, errors.ErrUnsupported
+	case t.failing > 0:
+		t.failing--
+		return gdpr.Outcome{}, errors.New("can't reach it")
+	case t.extended.After(kept.Until):
+		kept.Until = t.extended
+		return gdpr.Outcome{Done: true, Retained: []gdpr.Retained{kept}}, nil
+	}
+	n := min(3, t.kept)
+	t.kept -= n
+	return gdpr.Outcome{Removed: int64(n), Done: t.kept == 0, Next: "more"}, nil
+}
+
+// Sweep implements gdpr.Sweeper.
+func (t *table) Sweep(context.Context, time.Time) (int64, error) {
+	if t.failing > 0 {
+		t.failing--
+		return 0, errors.New("can't reach it")
+	}
+	n := t.old
+	t.old = 0
+	return n, nil
+}
+
+// Rectify implements gdpr.Rectifier.
+func (t *table) Rectify(_ context.Context, s gdpr.Subject, changes map[string]string) (n int64, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, row := range t.rows[s.ID] {
+		for name, v := range changes {
+			if _, ok := row[name]; ok {
+				row[name] = v
+				n++
+			}
+		}
+	}
+	return n, nil
 }
 
 func (t *table) Describe() gdpr.Descriptor {
@@ -204,9 +255,11 @@ func (w *world) work() {
 	require.NoError(w.t, err)
 }
 
-func (w *world) leftOf(id string) (n int) {
+func (w *world) leftOf(id string) int { return w.count("canary-" + id) }
+
+func (w *world) count(text string) (n int) {
 	for _, tab := range w.tables {
-		n += strings.Count(tab.dump(), "canary-"+id)
+		n += strings.Count(tab.dump(), text)
 	}
 	return n
 }

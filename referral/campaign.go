@@ -2,6 +2,7 @@ package referral
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -26,6 +27,15 @@ type Campaign struct {
 	// means 90 days.
 	Window time.Duration `json:"window,omitempty"`
 
+	// Audience are the groups whose accounts may have a code, Newcomers those
+	// whose accounts may redeem one: one of Person.Groups must be among them.
+	// Empty means everybody.
+	Audience  []string `json:"audience,omitempty"`
+	Newcomers []string `json:"newcomers,omitempty"`
+	// NewFor is how long after Person.Since an account may redeem a code. 0
+	// means for ever.
+	NewFor time.Duration `json:"new_for,omitempty"`
+
 	MaxUses int64 `json:"max_uses,omitempty"` // of one code; 0 means unlimited
 	// PerReferrer is the most redemptions of a referrer within a calendar
 	// year, over all codes; 0 means unlimited.
@@ -45,7 +55,9 @@ type Tier struct {
 	Benefit Benefit `json:"benefit"`
 }
 
-// Qualification is what a referee must do.
+// Qualification is what a referee must do. Who must stay for n days as well, or
+// until a payment can't be refunded any more, gets a Hold of that time: an end,
+// a refund or a dispute within it stops the reward.
 type Qualification string
 
 // The qualifications. Payment, the default, takes money: an invoice of zero, as
@@ -124,6 +136,9 @@ func (c Campaign) validate() error {
 	if c.Qualify != Payment && c.Qualify != SignUp {
 		return fmt.Errorf("%w: campaign %q: qualification %q", ErrInvalid, c.ID, c.Qualify)
 	}
+	if c.NewFor < 0 {
+		return fmt.Errorf("%w: campaign %q: NewFor is negative", ErrInvalid, c.ID)
+	}
 	if c.MaxUses < 0 || c.PerReferrer < 0 || c.Budget < 0 || c.Cost < 0 || c.Budget > 0 && c.Cost == 0 {
 		return fmt.Errorf("%w: campaign %q: caps must not be negative, and a budget needs the cost of a redemption", ErrInvalid, c.ID)
 	}
@@ -145,6 +160,11 @@ func (c Campaign) window() time.Duration {
 		return 90 * 24 * time.Hour
 	}
 	return c.Window
+}
+
+// among reports whether a person is in one of the groups.
+func among(groups []string, p Person) bool {
+	return len(groups) == 0 || slices.ContainsFunc(p.Groups, func(g string) bool { return slices.Contains(groups, g) })
 }
 
 // benefit returns the referrer's benefit for the nth qualified referral.

@@ -41,8 +41,9 @@
 // rewards; no card is charged. A dispute, or an end within the hold, stops the
 // vesting.
 //
-// Two referrals that qualify at the same instant may count as the same number
-// for [Campaign.Tiers].
+// Each redemption that qualifies has a number of its own for [Campaign.Tiers],
+// and calls that begin at once share what is carried. [Service.Reconcile]
+// compares the ledger with the provider, and repairs what differs.
 //
 // # Guarantees
 //

@@ -11,6 +11,9 @@ var (
 	// ErrConflict says that a redemption or a reward isn't in the state that
 	// the step starts from: somebody else was faster.
 	ErrConflict = errors.New("referral: conflict")
+	// ErrUnknownOutcome says that a redemption may have been stored, or not.
+	// Redeem again with the same code and account: it is the same redemption.
+	ErrUnknownOutcome = errors.New("referral: the outcome is unknown")
 	// ErrCodeTaken says that another account has the code, or had it.
 	ErrCodeTaken = errors.New("referral: code is taken")
 

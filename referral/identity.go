@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/net/idna"
 )
@@ -18,6 +19,12 @@ type Person struct {
 	Card    string // the payment method's fingerprint at the gateway
 	Device  string
 	Network string // the client's address, or its /64
+
+	// Groups are what the application says of the account, for
+	// Campaign.Audience: its plan, country or segment. They aren't stored.
+	Groups []string
+	// Since is when the account was made, for Campaign.NewFor.
+	Since time.Time
 }
 
 // Signal is a keyed hash of something that tells one person from another.

@@ -30,6 +30,7 @@ type Redemption struct {
 	PaidAmount int64     // minor units
 	Refunded   int64     // of PaidAmount, in all
 	Currency   string
+	Version    int64 // of what is stored, from 1
 }
 
 // Side is whose reward it is.
@@ -81,9 +82,11 @@ type Reward struct {
 	// it, after a crash or a lost answer, asks for the same.
 	Call *Call
 
-	NextTry  time.Time
-	Attempts int
-	Version  int64
+	// Corrected is how often Reconcile booked another amount.
+	Corrected int64
+	NextTry   time.Time
+	Attempts  int
+	Version   int64
 }
 
 // Grant is one object at the gateway.
@@ -100,8 +103,10 @@ type Grant struct {
 type Call struct {
 	ID      string `json:"id"`
 	Invoice string `json:"invoice,omitempty"` // for a month
-	Amount  int64  `json:"amount,omitempty"`  // for a credit: what is asked for
-	Less    int64  `json:"less,omitempty"`    // what is recovered of earlier reversals
+	Amount  int64  `json:"amount,omitempty"`  // for a credit: what is due, before Less
+	// Less is what is recovered of earlier reversals; Store.Begin sets it.
+	Less     int64  `json:"less,omitempty"`
+	Currency string `json:"currency,omitempty"` // of Less
 	// Returned is the part of a credit that a refund took back before it was
 	// granted: it is booked as granted and reversed, and never asked for.
 	Returned int64 `json:"returned,omitempty"`
@@ -121,7 +126,13 @@ const (
 	// unspent credit or from a later reward. What isn't recovered is carried;
 	// no card is ever charged for it.
 	EntryRecovery EntryKind = "recovery"
+	// EntryCorrection is what Reconcile found at the provider, less what was
+	// entered before.
+	EntryCorrection EntryKind = "correction"
 )
+
+// Carried reports whether rows of the kind count in what an account carries.
+func (k EntryKind) Carried() bool { return k == EntryReversal || k == EntryRecovery }
 
 // Entry is a row of the append-only ledger.
 type Entry struct {

@@ -24,7 +24,12 @@ type Config struct {
 	// ErrNotEligible; one that asks for a review, or fails, puts it into the
 	// queue.
 	Guards []Guard
-	// Notify tells people, at least once for each Notice.ID.
+	// ReviewScore is the sum of the guards' scores from which on a redemption
+	// is put into the queue; 0 means 100.
+	ReviewScore int64
+	// Notify tells people. A notice may come again, under the same ID; one of a
+	// custom benefit comes until Notify returns no error, the others aren't
+	// repeated when it fails.
 	Notify func(ctx context.Context, n Notice) error
 	// Reserved are further words that no vanity code may hold.
 	Reserved []string
@@ -46,7 +51,8 @@ type Guard func(ctx context.Context, code Code, referee Person) (Verdict, error)
 // Verdict is a guard's answer. The zero Verdict allows.
 type Verdict struct {
 	Deny, Review bool
-	Reason       string // stored, and told to the reviewer
+	Score        int64  // of suspicion: see Config.ReviewScore
+	Reason       string // stored with a review, for the one who decides
 }
 
 // Notice is something to tell. Friends are never named to each other.
@@ -91,6 +97,9 @@ func New(store Store, cfg Config) (*Service, error) {
 		if *d == 0 {
 			*d = def
 		}
+	}
+	if s.cfg.ReviewScore == 0 {
+		s.cfg.ReviewScore = 100
 	}
 	if s.cfg.Now == nil {
 		s.cfg.Now = time.Now
@@ -146,6 +155,9 @@ func (s *Service) issue(ctx context.Context, campaign string, owner Person, text
 	}
 	if owner.Account == "" {
 		return Code{}, fmt.Errorf("%w: a code needs an account", ErrInvalid)
+	}
+	if !among(c.Audience, owner) {
+		return Code{}, fmt.Errorf("%w: the campaign is for others", ErrNotEligible)
 	}
 	now := s.now()
 	if err := s.store.PutSignals(ctx, owner.Account, s.signals(owner), now); err != nil {
@@ -213,6 +225,12 @@ func (s *Service) Redeem(ctx context.Context, text string, referee Person) (Rede
 	if !c.Ends.IsZero() && !now.Before(c.Ends) {
 		return Redemption{}, ErrExpired
 	}
+	if !among(c.Newcomers, referee) {
+		return Redemption{}, fmt.Errorf("%w: the campaign is for others", ErrNotEligible)
+	}
+	if c.NewFor > 0 && !now.Before(referee.Since.Add(c.NewFor)) {
+		return Redemption{}, fmt.Errorf("%w: codes are for new accounts", ErrNotEligible)
+	}
 	a := Attempt{
 		Redemption: Redemption{
 			// Of code and referee: the same click twice is one attempt.
@@ -238,6 +256,8 @@ func (s *Service) Redeem(ctx context.Context, text string, referee Person) (Rede
 		a.Rewards = append(a.Rewards, r)
 	}
 	slices.SortFunc(a.Rewards, func(x, y Reward) int { return strings.Compare(x.ID, y.ID) })
+	var score int64
+	var reasons []string
 	for _, guard := range s.cfg.Guards {
 		v, err := guard(ctx, code, referee)
 		switch {
@@ -248,72 +268,82 @@ func (s *Service) Redeem(ctx context.Context, text string, referee Person) (Rede
 		case v.Deny:
 			return Redemption{}, fmt.Errorf("%w: %s", ErrNotEligible, v.Reason)
 		}
+		score += v.Score
 		if v.Review {
 			a.Redemption.State = RedemptionReview
-			a.Redemption.Reasons = append(a.Redemption.Reasons, v.Reason)
 		}
+		if v.Review || v.Score > 0 {
+			reasons = append(reasons, v.Reason)
+		}
+	}
+	if a.Redemption.State == RedemptionReview || score >= s.cfg.ReviewScore {
+		a.Redemption.State, a.Redemption.Reasons = RedemptionReview, reasons
 	}
 	r, err := s.store.Redeem(ctx, a)
 	if err != nil {
 		return Redemption{}, fmt.Errorf("referral: redeem: %w", err)
 	}
 	if r.State == RedemptionPending && c.Qualify == SignUp {
-		if err := s.qualify(ctx, r, Paid{ID: r.ID}); err != nil && !errors.Is(err, ErrConflict) {
-			return r, err
+		r, _, err = s.change(ctx, s.byID(r.ID), func(r *Redemption) ([]RewardMove, error) {
+			if r.State != RedemptionPending {
+				return nil, errUnchanged
+			}
+			return s.qualified(r), nil
+		})
+		if err == nil {
+			err = s.afterQualified(ctx, r)
 		}
-		return s.store.Redemption(ctx, r.ID)
+		if err != nil {
+			return r, fmt.Errorf("referral: redeem: %w", err)
+		}
 	}
 	return r, nil
 }
 
-// Approve accepts a redemption that is under review.
+// Approve accepts a redemption that is under review. What happened meanwhile,
+// a payment or a refund, counts. One that isn't under review is ErrConflict.
 func (s *Service) Approve(ctx context.Context, id string) (Redemption, error) {
-	r, err := s.store.Redemption(ctx, id)
+	r, _, err := s.change(ctx, s.byID(id), func(r *Redemption) ([]RewardMove, error) {
+		if r.State != RedemptionReview {
+			return nil, ErrConflict
+		}
+		if r.Terms.Qualify == SignUp || r.PaidAmount > 0 {
+			return s.qualified(r), nil
+		}
+		r.State, r.ChangedAt = RedemptionPending, s.now()
+		// The referee had no chance to qualify while the house was thinking.
+		r.ClosesAt = r.ChangedAt.Add(r.Terms.window())
+		return nil, nil
+	})
+	if err == nil {
+		err = s.afterQualified(ctx, r)
+	}
 	if err != nil {
 		return Redemption{}, fmt.Errorf("referral: approve: %w", err)
 	}
-	r.State, r.ChangedAt = RedemptionPending, s.now()
-	// The referee had no chance to qualify while the house was thinking.
-	r.ClosesAt = r.ChangedAt.Add(r.Terms.window())
-	if err := s.store.MoveRedemption(ctx, r, []RedemptionState{RedemptionReview}, nil); err != nil {
-		return Redemption{}, fmt.Errorf("referral: approve: %w", err)
-	}
-	if r.Terms.Qualify == SignUp {
-		if err := s.qualify(ctx, r, Paid{ID: r.ID}); err != nil && !errors.Is(err, ErrConflict) {
-			return r, err
-		}
-	} else if r.PaidBy != "" {
-		// Paid while it was under review.
-		p := Paid{ID: r.PaidBy, Account: r.Referee, Amount: r.PaidAmount, Currency: r.Currency}
-		if err := s.qualify(ctx, r, p); err != nil && !errors.Is(err, ErrConflict) {
-			return r, err
-		}
-	}
-	return s.store.Redemption(ctx, id)
+	return r, nil
 }
 
 // Reject refuses a redemption that is under review. Reason is stored; the
 // referee can ask for it.
 func (s *Service) Reject(ctx context.Context, id, reason string) (Redemption, error) {
-	r, err := s.store.Redemption(ctx, id)
-	if err != nil {
-		return Redemption{}, fmt.Errorf("referral: reject: %w", err)
-	}
-	return r, s.void(ctx, r, []RedemptionState{RedemptionReview}, reason)
+	return s.void(ctx, id, RedemptionReview, reason)
 }
 
 // void closes a redemption whose rewards haven't been granted.
-func (s *Service) void(ctx context.Context, r Redemption, from []RedemptionState, reason string) error {
-	r.State, r.ChangedAt = RedemptionVoided, s.now()
-	r.Reasons = append(slices.Clone(r.Reasons), reason)
-	err := s.store.MoveRedemption(ctx, r, from, []RewardMove{
-		{Side: Referrer, From: []RewardState{RewardPending, RewardQualified}, To: RewardExpired},
-		{Side: Referee, From: []RewardState{RewardPending}, To: RewardExpired},
+func (s *Service) void(ctx context.Context, id string, from RedemptionState, reason string) (Redemption, error) {
+	r, _, err := s.change(ctx, s.byID(id), func(r *Redemption) ([]RewardMove, error) {
+		if r.State != from {
+			return nil, ErrConflict
+		}
+		r.State, r.ChangedAt = RedemptionVoided, s.now()
+		r.Reasons = append(slices.Clone(r.Reasons), reason)
+		return lapse, nil
 	})
 	if err != nil {
-		return fmt.Errorf("referral: void: %w", err)
+		return Redemption{}, fmt.Errorf("referral: void: %w", err)
 	}
-	return nil
+	return r, nil
 }
 
 // Redemption returns a redemption.

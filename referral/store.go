@@ -47,22 +47,32 @@ type Store interface {
 	RedemptionOf(ctx context.Context, referee string) (Redemption, error)
 	// Redemptions lists redemptions, newest first.
 	Redemptions(ctx context.Context, f RedemptionFilter) ([]Redemption, error)
-	// MoveRedemption stores a redemption that is in one of the states, and
-	// moves its rewards that are in RewardMove.From, in one step. When the
-	// redemption isn't in one of the states, nothing is stored: ErrConflict.
-	MoveRedemption(ctx context.Context, r Redemption, from []RedemptionState, moves []RewardMove) error
-	// CountQualified returns how many of a referrer's redemptions in a
-	// campaign are qualified.
-	CountQualified(ctx context.Context, campaign, referrer string) (int64, error)
+	// MoveRedemption stores a redemption whose stored version is still
+	// r.Version, with the version one higher, and moves its rewards that are in
+	// RewardMove.From, in one step. Otherwise nothing is stored: ErrConflict.
+	// Of several that become qualified at once, each has a number of its own
+	// in RewardMove.Benefit.
+	MoveRedemption(ctx context.Context, r Redemption, moves []RewardMove) error
 
-	// Reward returns a reward, or ErrNotFound.
-	Reward(ctx context.Context, id string) (Reward, error)
+	// Reward returns the reward of one side of a redemption, or ErrNotFound.
+	Reward(ctx context.Context, redemption string, side Side) (Reward, error)
 	// Rewards lists rewards, oldest first.
 	Rewards(ctx context.Context, f RewardFilter) ([]Reward, error)
 	// SaveReward stores a reward whose stored version is still r.Version, with
 	// the version one higher, and enters the ledger's rows, each ID once.
 	// Otherwise nothing is stored: ErrConflict.
 	SaveReward(ctx context.Context, r Reward, entries ...Entry) error
+	// Begin is SaveReward for a reward that gets a Call and has none: in the
+	// same step it takes what the account carries, at most most, into
+	// Call.Less. What an account carries in a currency is the sum of its
+	// reversals less its recoveries and less the Call.Less of all its rewards:
+	// of several that begin at once, none takes what another has. When
+	// Call.Currency is empty, it becomes that in which the account carries
+	// most. Begin returns the reward as it is stored.
+	Begin(ctx context.Context, r Reward, most int64) (Reward, error)
+	// Accounts lists up to limit accounts whose rewards have changed since
+	// they were stored, by name, after a name.
+	Accounts(ctx context.Context, after string, limit int) ([]string, error)
 	// DueRewards returns up to limit qualified rewards without MonthsLeft,
 	// with VestsAt and NextTry not after now, oldest first.
 	DueRewards(ctx context.Context, now time.Time, limit int) ([]Reward, error)
@@ -107,7 +117,9 @@ type RewardMove struct {
 	From    []RewardState
 	To      RewardState
 	VestsAt time.Time // zero: as it is
-	Benefit *Benefit  // nil: as it is
+	// Benefit, unless nil, returns the new benefit. Nth is the number of the
+	// referrer's qualified redemptions in the campaign, this one included.
+	Benefit func(nth int64) Benefit
 }
 
 // RedemptionFilter selects redemptions. Zero fields select all.

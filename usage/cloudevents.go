@@ -6,8 +6,8 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"slices"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -123,21 +123,16 @@ func (ce cloudEvent) event() (Event, error) {
 	if len(bytes.TrimSpace(ce.Data)) == 0 {
 		return e, nil
 	}
-	var data map[string]any
-	if err := decode(ce.Data, &data); err != nil {
+	if err := decode(ce.Data, &e.Properties); err != nil {
 		return Event{}, err
 	}
-	if v, ok := data["value"]; ok {
-		n, isNumber := v.(json.Number)
-		value, err := strconv.ParseInt(strings.TrimSuffix(n.String(), ".0"), 10, 64)
-		if !isNumber || err != nil {
+	if v, ok := e.Properties.Get("value"); ok {
+		value, err := strconv.ParseInt(v.Text(), 10, 64)
+		if !v.IsNumber() || err != nil {
 			return Event{}, invalid("data.value must be a whole number")
 		}
 		e.Value = value
-		delete(data, "value")
-	}
-	if len(data) > 0 {
-		e.Properties = data
+		e.Properties = slices.DeleteFunc(e.Properties, func(p Property) bool { return p.Name == "value" })
 	}
 	return e, nil
 }

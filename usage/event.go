@@ -1,12 +1,8 @@
 package usage
 
 import (
+	"cmp"
 	"crypto/sha256"
-	"encoding/json"
-	"hash/fnv"
-	"maps"
-	"math"
-	"math/big"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,20 +33,22 @@ type Event struct {
 	Value int64 `json:"value"`
 	// Time is when it happened. Zero means now.
 	Time time.Time `json:"time"`
-	// Properties are strings, bools and numbers. Numbers may be of any Go
-	// integer or float type or json.Number.
-	Properties map[string]any `json:"properties,omitempty"`
+	// Properties are what else is known about it: at most MaxProperties
+	// strings, bools and numbers.
+	Properties Properties `json:"properties,omitempty"`
 }
 
 // Entry is an event as a Store takes it: checked, with its key and time fixed,
 // so that it stays the same through every retry.
 type Entry struct {
-	// Time is UTC in whole microseconds, Properties are normalised, and ID
-	// may be empty where Own is true: it is IDOf(Key).
+	// Time is UTC in whole microseconds, Properties are in their one form and
+	// in the order of their names, and ID may be empty where Own is true: it
+	// is IDOf(Key).
 	Event
 	// Key identifies the event within account and meter. The keys of IDs that
-	// were made by this package are UUIDv7, unguessable and ascending; those
-	// of the caller's IDs are hashes.
+	// were made by this package are KeyAt of the event's Time, those of the
+	// caller's IDs are KeyOf: a store that has time and ID needs to keep only
+	// the second half.
 	Key [16]byte
 	// Own says that the ID was made by this package. Such an event always
 	// comes with the same Time.
@@ -65,6 +63,8 @@ type Entry struct {
 	// Charge, when its period isn't zero, is the quota that the event counts
 	// against, whatever is left of it.
 	Charge Charge
+	// Report says that the payment provider is to be told; see ReportStore.
+	Report bool
 }
 
 // Figure is a number that an event carries.
@@ -84,193 +84,165 @@ type Charge struct {
 
 // entry checks an event and fixes its key and time.
 func (s *Service) entry(e Event, now time.Time) (Entry, error) {
-	m, ok := s.meters[e.Meter]
-	if !ok {
-		return Entry{}, s.unknownMeter(e.Meter)
-	}
-	if err := checkAccount(e.Account); err != nil {
+	var err error
+	if e.Time, e.Value, err = s.check(&e, now.UTC().Truncate(time.Microsecond)); err != nil {
 		return Entry{}, err
 	}
-	if len(e.ID) > MaxID || !validText(e.ID) {
-		return Entry{}, invalid("ID must be valid UTF-8 of at most %d bytes", MaxID)
-	}
-	if len(e.Properties) > MaxProperties {
-		return Entry{}, invalid("%d properties, at most %d", len(e.Properties), MaxProperties)
-	}
-	if m.Aggregation == Count {
-		if e.Value != 0 && e.Value != 1 {
-			return Entry{}, invalid("meter %q counts events: Value must be 0 or 1, not %d (use Aggregation sum)", m.Name, e.Value)
-		}
-		e.Value = 1
-	}
-	if e.Value < 0 && m.Aggregation != Sum {
-		return Entry{}, invalid("meter %q: only a sum takes a negative Value", m.Name)
-	}
-	if e.Value > MaxValue || e.Value < -MaxValue {
-		return Entry{}, invalid("Value %d is beyond ±2^53", e.Value)
-	}
-	t := now
-	if !e.Time.IsZero() {
-		t = e.Time
-		if t.After(now.Add(s.cfg.MaxAhead)) {
-			if !s.cfg.ClampFuture {
-				return Entry{}, ErrInFuture
-			}
-			t = now
-		}
-		if s.cfg.MaxAge > 0 && t.Before(now.Add(-s.cfg.MaxAge)) {
-			return Entry{}, ErrTooLate
-		}
-	}
-	e.Time = t.UTC().Truncate(time.Microsecond)
-
 	x := Entry{Event: e, Own: e.ID == ""}
+	x.Properties = slices.Clone(e.Properties) // the caller's stay as they are
 	if x.Own {
-		x.Key = newKey(now)
+		x.Key = newKey(e.Time)
 		x.ID = IDOf(x.Key)
 	} else {
 		x.Key = KeyOf(e.Meter, e.ID)
 	}
-	if err := x.describe(m); err != nil {
-		return Entry{}, err
-	}
+	x.describe(s.meters[e.Meter])
 	return x, nil
 }
 
-// describe normalises the properties and derives Figures, Groups and Hash.
-func (e *Entry) describe(m Meter) error {
-	e.Figures = append(e.Figures, Figure{Value: e.Value})
-	if len(e.Properties) == 0 && m.Aggregation != Unique {
-		e.Properties, e.Hash = nil, e.Value
-		return nil
+// check returns an error unless the event can be stored, and else what Time and
+// Value it has. now is UTC in whole microseconds. It allocates nothing for a good event and keeps no part of it,
+// which is why it changes nothing in place: so the caller's properties can stay
+// on the caller's stack.
+func (s *Service) check(e *Event, now time.Time) (at time.Time, value int64, err error) {
+	m, ok := s.meters[e.Meter]
+	if !ok {
+		return at, 0, s.unknownMeter(strings.Clone(e.Meter))
 	}
-	props := make(map[string]any, len(e.Properties))
-	h := fnv.New64a()
-	_, _ = h.Write(strconv.AppendInt(nil, e.Value, 10)) // a hash never fails
-	for _, name := range slices.Sorted(maps.Keys(e.Properties)) {
-		if !validProperty(name) {
-			return invalid("property %.70q: a name has 1 to 64 bytes of UTF-8 without NUL", name)
+	if err := checkAccount(e.Account); err != nil {
+		return at, 0, err
+	}
+	if len(e.ID) > MaxID || !validText(e.ID) {
+		return at, 0, invalid("ID must be valid UTF-8 of at most %d bytes", MaxID)
+	}
+	value = e.Value
+	if m.Aggregation == Count {
+		if value != 0 && value != 1 {
+			return at, 0, invalid("meter %q counts events: Value must be 0 or 1, not %d (use Aggregation sum)", m.Name, value)
 		}
-		v, text, err := normalise(name, e.Properties[name])
-		if err != nil {
+		value = 1
+	}
+	if value < 0 && m.Aggregation != Sum {
+		return at, 0, invalid("meter %q: only a sum takes a negative Value", m.Name)
+	}
+	if value > MaxValue || value < -MaxValue {
+		return at, 0, invalid("Value %d is beyond ±2^53", value)
+	}
+	at = now
+	if !e.Time.IsZero() {
+		at = e.Time
+		if at.After(now.Add(s.cfg.MaxAhead)) {
+			if !s.cfg.ClampFuture {
+				return at, 0, ErrInFuture
+			}
+			at = now
+		}
+		if s.cfg.MaxAge > 0 && at.Before(now.Add(-s.cfg.MaxAge)) {
+			return at, 0, ErrTooLate
+		}
+		at = at.UTC().Truncate(time.Microsecond)
+	}
+	if len(e.Properties) > 0 || m.Aggregation == Unique {
+		if err := m.checkProperties(e.Properties); err != nil {
+			return at, 0, err
+		}
+	}
+	return at, value, nil
+}
+
+func (m *Meter) checkProperties(props Properties) error {
+	if len(props) > MaxProperties {
+		return invalid("%d properties, at most %d", len(props), MaxProperties)
+	}
+	for i := range props {
+		p := &props[i]
+		if err := p.check(); err != nil {
 			return err
 		}
-		if ms, ok := m.measure(name); ok {
-			n, canonical, err := scale(name, text, v, ms.Scale)
-			if err != nil {
+		for j := range i {
+			if props[j].Name == p.Name {
+				return invalid("property %q comes twice", p.Name)
+			}
+		}
+		if ms, ok := m.measure(p.Name); ok {
+			if _, err := p.scaled(ms.Scale); err != nil {
 				return err
 			}
-			v, text = json.Number(canonical), canonical
-			e.Figures = append(e.Figures, Figure{Name: name, Value: n, Scale: ms.Scale})
 		}
-		if slices.Contains(m.Dimensions, name) {
-			if _, isNumber := v.(json.Number); isNumber && strings.ContainsAny(text, ".eE") || len(text) > maxGroup {
-				return invalid("dimension %q must be a string of at most %d bytes, a bool or a whole number", name, maxGroup)
-			}
-			e.Groups = append(e.Groups, name+"="+text)
-		}
-		props[name] = v
-		for _, s := range []string{"\x00", name, "\x00", text} {
-			_, _ = h.Write([]byte(s))
+		if slices.Contains(m.Dimensions, p.Name) && !p.isGroup() {
+			return invalid("dimension %q must be a string of at most %d bytes, a bool or a whole number", p.Name, maxGroup)
 		}
 	}
 	if m.Aggregation == Unique {
-		if _, ok := props[m.Property]; !ok {
+		if _, ok := props.Get(m.Property); !ok {
 			return invalid("meter %q counts different values of property %q, which the event lacks", m.Name, m.Property)
 		}
 	}
-	e.Properties = props
-	if len(props) == 0 {
-		e.Properties = nil
-	}
-	e.Hash = int64(h.Sum64())
 	return nil
 }
 
-// normalise returns a property's value as string, bool or json.Number, and its
-// text as SQL's ->> gives it.
-func normalise(name string, v any) (any, string, error) {
-	switch v := v.(type) {
-	case string:
-		if len(v) > MaxText || !validText(v) {
-			return nil, "", invalid("property %q must be valid UTF-8 without NUL of at most %d bytes", name, MaxText)
+// isGroup reports whether the property can be a dimension's value.
+func (p *Property) isGroup() bool {
+	if !p.IsNumber() {
+		return len(p.text) <= maxGroup
+	}
+	d, ok := p.number()
+	return ok && d.n <= d.point
+}
+
+// describe brings the properties, which it changes, into their one form, and
+// derives Figures, Groups and Hash. check has accepted them.
+func (e *Entry) describe(m Meter) {
+	e.Figures = append(e.Figures, Figure{Value: e.Value})
+	if len(e.Properties) == 0 {
+		e.Properties, e.Hash = nil, e.Value
+		return
+	}
+	slices.SortFunc(e.Properties, func(a, b Property) int { return cmp.Compare(a.Name, b.Name) })
+	var buf [MaxText + 8]byte
+	h := hashBytes(fnvOffset, strconv.AppendInt(buf[:0], e.Value, 10))
+	for i := range e.Properties {
+		p := &e.Properties[i]
+		if ms, ok := m.measure(p.Name); ok {
+			n, _ := p.scaled(ms.Scale) // check has done it before
+			e.Figures = append(e.Figures, Figure{Name: p.Name, Value: n, Scale: ms.Scale})
+			*p = unitsOf(p.Name, n, ms.Scale)
+		} else if p.kind == kindFloat || p.kind == kindDecimal {
+			*p = numberProperty(p.Name, p.Text())
 		}
-		return v, v, nil
-	case bool:
-		return v, strconv.FormatBool(v), nil
-	case json.Number:
-		return number(name, v.String())
-	case float64:
-		return float(name, v, 64)
-	case float32:
-		return float(name, float64(v), 32)
-	case int:
-		return whole(int64(v))
-	case int8:
-		return whole(int64(v))
-	case int16:
-		return whole(int64(v))
-	case int32:
-		return whole(int64(v))
-	case int64:
-		return whole(v)
-	case uint:
-		return number(name, strconv.FormatUint(uint64(v), 10))
-	case uint8:
-		return whole(int64(v))
-	case uint16:
-		return whole(int64(v))
-	case uint32:
-		return whole(int64(v))
-	case uint64:
-		return number(name, strconv.FormatUint(v, 10))
+		text := p.appendText(buf[:0])
+		if slices.Contains(m.Dimensions, p.Name) {
+			e.Groups = append(e.Groups, p.Name+"="+string(text))
+		}
+		h = hashBytes(h, "\x00")
+		h = hashBytes(h, p.Name)
+		h = hashBytes(h, "\x00")
+		h = hashBytes(h, text)
 	}
-	return nil, "", invalid("property %q has type %T: use a string, a bool or a number", name, v)
+	e.Hash = int64(h)
 }
 
-func whole(v int64) (any, string, error) {
-	s := strconv.FormatInt(v, 10)
-	return json.Number(s), s, nil
+// unitsOf returns n units of 10^-scale as a property.
+func unitsOf(name string, n int64, scale int) Property {
+	if scale == 0 {
+		return Int(name, n)
+	}
+	d, _ := parseNumber(decimal(n, scale)) // at most 17 digits
+	var buf [64]byte
+	return numberProperty(name, string(d.append(buf[:0])))
 }
 
-func float(name string, v float64, bits int) (any, string, error) {
-	if math.IsNaN(v) || math.IsInf(v, 0) {
-		return nil, "", invalid("property %q is not a finite number", name)
-	}
-	return number(name, strconv.FormatFloat(v, 'f', -1, bits))
-}
+// FNV-1a of 64 bits.
+const (
+	fnvOffset uint64 = 14695981039346656037
+	fnvPrime  uint64 = 1099511628211
+)
 
-// number takes decimal text to its one plain form: no exponent, no plus, no
-// zeros at the end, so that Go and SQL spell it alike.
-func number(name, text string) (any, string, error) {
-	// A short exponent can stand for a number that fills the memory.
-	_, exp, found := strings.Cut(strings.ToLower(text), "e")
-	if n, err := strconv.Atoi(exp); found && (err != nil || n > 30 || n < -30) || len(text) > 64 {
-		return nil, "", invalid("property %q: number out of range", name)
+func hashBytes[T string | []byte](h uint64, s T) uint64 {
+	for i := range len(s) {
+		h = (h ^ uint64(s[i])) * fnvPrime
 	}
-	r, ok := new(big.Rat).SetString(text)
-	if !ok || strings.ContainsAny(text, "/_xXpPbBoO") {
-		return nil, "", invalid("property %q is not a decimal number", name)
-	}
-	digits, _ := r.FloatPrec() // exact: the text was decimal
-	s := r.FloatString(digits)
-	return json.Number(s), s, nil
-}
-
-// scale returns a number as whole units of 10^-scale, rounded half away from
-// zero, and its decimal text.
-func scale(name, text string, v any, digits int) (int64, string, error) {
-	if _, ok := v.(json.Number); !ok {
-		return 0, "", invalid("measure %q must be a number, not %T", name, v)
-	}
-	r, _ := new(big.Rat).SetString(text) // number has checked it
-	rounded := r.FloatString(digits)
-	n, err := strconv.ParseInt(strings.Replace(rounded, ".", "", 1), 10, 64)
-	if err != nil || n > MaxValue || n < -MaxValue {
-		return 0, "", invalid("measure %q is beyond ±2^53 units of 10^-%d", name, digits)
-	}
-	_, canonical, err := number(name, rounded)
-	return n, canonical, err
+	return h
 }
 
 // KeyOf returns the key of a caller's ID within a meter.

@@ -33,10 +33,10 @@ func Example() {
 	if err != nil {
 		panic(err)
 	}
-	for _, work := range []map[string]any{
-		{"characters": 512, "engagement": 7.25, "tone": "casual"},
-		{"characters": 388, "engagement": 6.5, "tone": "formal"},
-		{"characters": 100},
+	for _, work := range []usage.Properties{
+		{usage.Int("characters", 512), usage.Float("engagement", 7.25), usage.String("tone", "casual")},
+		{usage.Int("characters", 388), usage.Float("engagement", 6.5), usage.String("tone", "formal")},
+		{usage.Int("characters", 100)},
 	} {
 		r, err := svc.Reserve(ctx, usage.Request{Account: "acct_1", Meter: "kolekts"})
 		if err != nil {
@@ -46,7 +46,7 @@ func Example() {
 			fmt.Printf("refused: %d of %d used until %s\n", r.Used, r.Limit, r.Reset().Format(time.DateOnly))
 			continue
 		}
-		if _, err := r.CommitEvent(ctx, 1, work); err != nil {
+		if _, err := r.CommitEvent(ctx, 1, work...); err != nil {
 			panic(err)
 		}
 	}

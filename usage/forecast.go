@@ -54,11 +54,16 @@ type Explanation struct {
 	Quota  Decision `json:"quota"`
 	Events Stats    `json:"events"` // of the period
 	// Bare is what was used without an event.
-	Bare   int64    `json:"bare"`
-	Newest []Event  `json:"newest"` // events of the period, at most 10
-	Holds  []Hold   `json:"holds"`  // open reservations, at most 100
-	Told   []Notice `json:"told"`   // thresholds that were crossed in the period
-	Reset  string   `json:"reset"`  // when, and why then
+	Bare   int64   `json:"bare"`
+	Newest []Event `json:"newest"` // events of the period, at most 10
+	// Drawn is the part of what was used and is held that comes from grants;
+	// Grants are those of which something is left or to come, in the order in
+	// which they are used.
+	Drawn  int64    `json:"drawn"`
+	Grants []Lot    `json:"grants"`
+	Holds  []Hold   `json:"holds"` // open reservations, at most 100
+	Told   []Notice `json:"told"`  // thresholds that were crossed in the period
+	Reset  string   `json:"reset"` // when, and why then
 }
 
 // String tells the explanation in a few lines.
@@ -74,7 +79,13 @@ func (e Explanation) String() string {
 	if d.Held > 0 {
 		fmt.Fprintf(&b, "; %d held by %d reservations", d.Held, len(e.Holds))
 	}
+	if d.Granted > 0 && d.Limit != Unlimited {
+		fmt.Fprintf(&b, "\nthe limit is %d of the quota and %d of grants, of which %d are drawn", d.Limit-d.Granted, d.Granted, e.Drawn)
+	}
 	fmt.Fprintf(&b, "\n%s", e.Reset)
+	for _, l := range e.Grants {
+		fmt.Fprintf(&b, "\n%s", l.tell())
+	}
 	for _, h := range e.Holds {
 		fmt.Fprintf(&b, "\nreservation %s holds %d until %s", h.Key, h.N, h.Expires.Format(time.RFC3339))
 	}
@@ -84,8 +95,30 @@ func (e Explanation) String() string {
 	return b.String()
 }
 
+// tell says in a line what is left of a lot, until when, and what comes then.
+func (l Lot) tell() string {
+	text := fmt.Sprintf("grant %s has %d left of %d", l.Key, l.Remaining(), l.Issued+l.Carried)
+	if l.Carried > 0 {
+		text += fmt.Sprintf(" (%d carried over)", l.Carried)
+	}
+	switch end := l.End.Format(time.RFC3339); {
+	case l.End.IsZero():
+		text += ", which last"
+	case !l.follows():
+		text += " until " + end
+	case l.Rollover == Unlimited:
+		text += fmt.Sprintf(" until %s, when %d more come and all of these stay", end, l.Amount)
+	default:
+		text += fmt.Sprintf(" until %s, when %d more come and at most %d of these stay", end, l.Amount, l.Rollover)
+	}
+	if l.Note != "" {
+		text += ": " + l.Note
+	}
+	return text
+}
+
 // Explain says why an account's number is what it is: its events, open
-// reservations and thresholds, and when and why the quota starts anew.
+// reservations, grants and thresholds, and when and why the quota starts anew.
 func (s *Service) Explain(ctx context.Context, account, meter string) (Explanation, error) {
 	m, err := s.Meter(meter)
 	if err != nil {
@@ -112,7 +145,12 @@ func (s *Service) Explain(ctx context.Context, account, meter string) (Explanati
 	if err != nil {
 		return Explanation{}, err
 	}
-	e.Bare = c.Bare
+	e.Bare, e.Drawn = c.Bare, c.Drawn+c.DrawnHeld
+	w, err := s.wallet(ctx, account, meter)
+	if err != nil {
+		return Explanation{}, err
+	}
+	e.Grants = w.Open(s.now())
 	if e.Holds, err = s.quotas.Holds(ctx, account, meter, 100); err != nil && !errors.Is(err, ErrUnsupported) {
 		return Explanation{}, err
 	}

@@ -1,6 +1,7 @@
 package usage
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -28,7 +29,7 @@ type HandlerConfig struct {
 //	POST /events   an event, a batch or CloudEvents; 202 with a result for each
 //	GET  /summary  ?meter= &from= &to= &group_by= &account=
 //	GET  /series   the same, &step= &measure=; as CSV with Accept: text/csv
-//	GET  /quota    ?meter=
+//	GET  /quota    ?meter=; with the grants of which something is left or to come
 //	GET  /forecast ?meter=
 //
 // Instants are RFC 3339. Errors are problem details (RFC 9457).
@@ -45,12 +46,51 @@ func (s *Service) Handler(cfg HandlerConfig) (http.Handler, error) {
 	mux.HandleFunc("GET /summary", h.query(func(r *http.Request, q Query) (any, error) { return s.Summary(r.Context(), q) }))
 	mux.HandleFunc("GET /series", h.series)
 	mux.HandleFunc("GET /quota", h.query(func(r *http.Request, q Query) (any, error) {
-		return s.Quota(r.Context(), q.Account, q.Meter)
+		return s.standing(r.Context(), q.Account, q.Meter)
 	}))
 	mux.HandleFunc("GET /forecast", h.query(func(r *http.Request, q Query) (any, error) {
 		return s.Forecast(r.Context(), q.Account, q.Meter)
 	}))
 	return mux, nil
+}
+
+// standing is a quota with the grants that count in.
+type standing struct {
+	Decision
+	Grants []standingGrant `json:"grants"`
+}
+
+type standingGrant struct {
+	Key       string    `json:"key"`
+	Note      string    `json:"note,omitempty"`
+	Remaining int64     `json:"remaining"`
+	Held      int64     `json:"held"`
+	Start     time.Time `json:"start"`
+	End       time.Time `json:"end,omitzero"`
+	// Next is how many units come at End, and Rollover how many of these may
+	// stay, Unlimited for all.
+	Next     int64 `json:"next,omitempty"`
+	Rollover int64 `json:"rollover,omitempty"`
+}
+
+func (s *Service) standing(ctx context.Context, account, meter string) (standing, error) {
+	d, err := s.Quota(ctx, account, meter)
+	if err != nil {
+		return standing{}, err
+	}
+	w, err := s.wallet(ctx, account, meter)
+	if err != nil {
+		return standing{}, err
+	}
+	out := standing{Decision: d, Grants: []standingGrant{}}
+	for _, l := range w.Open(s.now()) {
+		g := standingGrant{Key: l.Key, Note: l.Note, Remaining: l.Remaining(), Held: l.Held, Start: l.Start, End: l.End}
+		if l.follows() {
+			g.Next, g.Rollover = l.Amount, l.Rollover
+		}
+		out.Grants = append(out.Grants, g)
+	}
+	return out, nil
 }
 
 type handler struct {
@@ -216,6 +256,7 @@ var codes = []struct {
 	{ErrInvalid, "invalid", http.StatusUnprocessableEntity},
 	{ErrNoQuota, "no_quota", http.StatusNotFound},
 	{ErrNotFound, "not_found", http.StatusNotFound},
+	{ErrUnsupported, "unsupported", http.StatusNotImplemented},
 	{ErrUnknownOutcome, "unknown_outcome", http.StatusServiceUnavailable},
 	{ErrUnavailable, "unavailable", http.StatusServiceUnavailable},
 }

@@ -155,9 +155,9 @@ func TestMiddlewareCommitsByTheOutcome(t *testing.T) {
 		case "/fail":
 			w.WriteHeader(http.StatusBadGateway)
 		case "/odd":
-			usage.UseOf(r.Context()).Set(1, map[string]any{"model": []int{1}})
+			usage.UseOf(r.Context()).Set(1, usage.Property{Name: "model"})
 		case "/two":
-			usage.UseOf(r.Context()).Set(2, map[string]any{"model": "m"})
+			usage.UseOf(r.Context()).Set(2, usage.String("model", "m"))
 		}
 		_, _ = fmt.Fprint(w, "ok")
 	}))
@@ -189,7 +189,7 @@ func TestMiddlewareCommitsByTheOutcome(t *testing.T) {
 	sum, err := svc.Summary(t.Context(), usage.Query{Account: "acct_1", Meter: "tokens"})
 	require.NoError(t, err)
 	require.EqualValues(t, 3, sum.Value.Sum)
-	usage.UseOf(t.Context()).Set(1, nil) // outside of the middleware: nothing
+	usage.UseOf(t.Context()).Set(1) // outside of the middleware: nothing
 }
 
 // What is decoded can be encoded and decoded again to the same.

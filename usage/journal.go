@@ -2,7 +2,6 @@ package usage
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -10,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 )
@@ -107,18 +105,14 @@ func newGroup() *group { return &group{done: make(chan struct{})} }
 
 // append writes an event and returns when it is on disk. The first of the
 // waiting callers writes for all of them.
-func (j *journal) append(t tracked) (*segment, error) {
+func (j *journal) append(e *Event, key [16]byte) (*segment, error) {
 	j.mu.Lock()
 	if j.closed {
 		j.mu.Unlock()
 		return nil, ErrClosed
 	}
 	g := j.next
-	var err error
-	if g.buf, err = appendRecord(g.buf, t); err != nil {
-		j.mu.Unlock()
-		return nil, err
-	}
+	g.buf = appendRecord(g.buf, e, key)
 	g.events++
 	if !j.writing {
 		j.writing = true
@@ -246,46 +240,54 @@ func syncDir(dir string) error {
 }
 
 // A record is: length of the payload (4 bytes), CRC-32C of the payload (4
-// bytes), payload. The payload is: key (16), flags (1), time in microseconds
-// (8), value (8), then account, meter, ID and properties, each with its length
-// (uvarint). All numbers are little-endian.
+// bytes), payload. The payload is: our own key or zeros (16), time in
+// microseconds (8), value (8), then account, meter and the caller's ID, each
+// with its length (uvarint), then the number of properties (uvarint) and for
+// each kind (1), name with its length, and the value: a text with its length,
+// or 8 bytes. All numbers are little-endian.
 const (
 	recordHead = 8
-	fixedPart  = 16 + 1 + 8 + 8
-	maxRecord  = 1 << 20
+	fixedPart  = 16 + 8 + 8
+	maxRecord  = 1 << 20 // what check lets pass is far smaller
 )
 
-func appendRecord(buf []byte, t tracked) ([]byte, error) {
-	var props []byte
-	if len(t.Properties) > 0 {
-		var err error
-		if props, err = json.Marshal(t.Properties); err != nil {
-			return buf, invalid("properties: %v", err)
-		}
-	}
+func appendRecord(buf []byte, e *Event, key [16]byte) []byte {
 	start := len(buf)
-	buf = append(buf, make([]byte, recordHead)...)
-	buf = append(buf, t.key[:]...)
-	flags := byte(0)
-	if t.own {
-		flags = 1
-	}
-	buf = append(buf, flags)
-	buf = binary.LittleEndian.AppendUint64(buf, uint64(t.Time.UnixMicro()))
-	buf = binary.LittleEndian.AppendUint64(buf, uint64(t.Value))
-	for _, s := range []string{t.Account, t.Meter, t.ID} {
-		buf = binary.AppendUvarint(buf, uint64(len(s)))
-		buf = append(buf, s...)
-	}
-	buf = binary.AppendUvarint(buf, uint64(len(props)))
-	buf = append(buf, props...)
+	var head [recordHead]byte
+	buf = appendPayload(append(buf, head[:]...), e, key)
 	payload := buf[start+recordHead:]
-	if len(payload) > maxRecord {
-		return buf[:start], invalid("the event is larger than %d bytes", maxRecord)
-	}
 	binary.LittleEndian.PutUint32(buf[start:], uint32(len(payload)))
 	binary.LittleEndian.PutUint32(buf[start+4:], crc32.Checksum(payload, castagnoli))
-	return buf, nil
+	return buf
+}
+
+func appendPayload(buf []byte, e *Event, key [16]byte) []byte {
+	buf = append(buf, key[:]...)
+	buf = binary.LittleEndian.AppendUint64(buf, uint64(e.Time.UnixMicro()))
+	buf = binary.LittleEndian.AppendUint64(buf, uint64(e.Value))
+	buf = appendText(buf, e.Account)
+	buf = appendText(buf, e.Meter)
+	buf = appendText(buf, e.ID)
+	buf = binary.AppendUvarint(buf, uint64(len(e.Properties)))
+	for i := range e.Properties {
+		p := &e.Properties[i]
+		buf = appendText(append(buf, byte(p.kind)), p.Name)
+		if p.kind == kindString || p.kind == kindDecimal {
+			buf = appendText(buf, p.text)
+		} else {
+			buf = binary.LittleEndian.AppendUint64(buf, p.bits)
+		}
+	}
+	return buf
+}
+
+func appendText(buf []byte, s string) []byte {
+	return append(binary.AppendUvarint(buf, uint64(len(s))), s...)
+}
+
+// payloadTime returns the time of the event that a payload begins with.
+func payloadTime(payload []byte) time.Time {
+	return time.UnixMicro(int64(binary.LittleEndian.Uint64(payload[16:]))).UTC()
 }
 
 // decodeJournal returns the records up to the first that is torn or damaged,
@@ -300,7 +302,7 @@ func decodeJournal(data []byte) (events []tracked, rest int) {
 		if crc32.Checksum(payload, castagnoli) != binary.LittleEndian.Uint32(data[4:]) {
 			break
 		}
-		t, err := decodeRecord(payload)
+		t, err := decodePayload(string(payload))
 		if err != nil {
 			break
 		}
@@ -312,34 +314,77 @@ func decodeJournal(data []byte) (events []tracked, rest int) {
 
 var errRecord = errors.New("usage: journal: malformed record")
 
-func decodeRecord(p []byte) (t tracked, err error) {
-	if len(p) < fixedPart {
-		return t, errRecord
+// reader takes a payload apart. Its texts are parts of the payload.
+type reader struct {
+	rest string
+	bad  bool
+}
+
+func (r *reader) take(n uint64) string {
+	if n > uint64(len(r.rest)) {
+		r.bad, r.rest = true, ""
+		return ""
 	}
-	copy(t.key[:], p)
-	t.own = p[16] == 1
-	t.Time = time.UnixMicro(int64(binary.LittleEndian.Uint64(p[17:]))).UTC()
-	t.Value = int64(binary.LittleEndian.Uint64(p[25:]))
-	p = p[fixedPart:]
-	var parts [4]string
-	for i := range parts {
-		n, size := binary.Uvarint(p)
-		if size <= 0 || n > uint64(len(p)-size) {
-			return t, errRecord
+	s := r.rest[:n]
+	r.rest = r.rest[n:]
+	return s
+}
+
+func (r *reader) uint64() (n uint64) {
+	s := r.take(8)
+	for i := len(s) - 1; i >= 0; i-- {
+		n = n<<8 | uint64(s[i])
+	}
+	return n
+}
+
+func (r *reader) uvarint() (n uint64) {
+	for i := 0; i < len(r.rest) && i < binary.MaxVarintLen64; i++ {
+		c := r.rest[i]
+		if c < 0x80 {
+			if i > 0 && c == 0 || i == binary.MaxVarintLen64-1 && c > 1 {
+				break // we spell each number in one way only
+			}
+			r.rest = r.rest[i+1:]
+			return n | uint64(c)<<(7*i)
 		}
-		parts[i] = string(p[size : size+int(n)])
-		p = p[size+int(n):]
+		n |= uint64(c&0x7f) << (7 * i)
 	}
-	if len(p) > 0 {
-		return t, errRecord
+	r.bad, r.rest = true, ""
+	return 0
+}
+
+func (r *reader) text() string { return r.take(r.uvarint()) }
+
+func decodePayload(payload string) (t tracked, err error) {
+	r := reader{rest: payload}
+	copy(t.key[:], r.take(16))
+	t.Time = time.UnixMicro(int64(r.uint64())).UTC()
+	t.Value = int64(r.uint64())
+	t.Account, t.Meter, t.ID = r.text(), r.text(), r.text()
+	n := r.uvarint()
+	if r.bad || n > MaxProperties {
+		return tracked{}, errRecord
 	}
-	t.Account, t.Meter, t.ID = parts[0], parts[1], parts[2]
-	if parts[3] != "" {
-		dec := json.NewDecoder(strings.NewReader(parts[3]))
-		dec.UseNumber()
-		if err := dec.Decode(&t.Properties); err != nil {
-			return t, errRecord
+	if n > 0 {
+		t.Properties = make(Properties, n)
+	}
+	for i := range t.Properties {
+		p := &t.Properties[i]
+		kind := r.take(1)
+		p.Name = r.text()
+		if r.bad || kind[0] == byte(kindNone) || kind[0] > byte(kindDecimal) {
+			return tracked{}, errRecord
 		}
+		p.kind = propertyKind(kind[0])
+		if p.kind == kindString || p.kind == kindDecimal {
+			p.text = r.text()
+		} else {
+			p.bits = r.uint64()
+		}
+	}
+	if r.bad || len(r.rest) > 0 {
+		return tracked{}, errRecord
 	}
 	return t, nil
 }

@@ -10,11 +10,10 @@ import (
 // Whatever the bytes, decoding ends without a panic, and what it accepts is
 // encoded to the same bytes again.
 func FuzzJournal(f *testing.F) {
-	seed, err := appendRecord(nil, tracked{
-		Event: Event{ID: "id", Account: "a", Meter: "m", Value: -3, Time: time.Unix(1, 0), Properties: map[string]any{"x": 1, "y": "z"}},
-		key:   [16]byte{1, 2, 3}, own: true,
-	})
-	require.NoError(f, err)
+	seed := appendRecord(nil, &Event{
+		ID: "id", Account: "a", Meter: "m", Value: -3, Time: time.Unix(1, 0),
+		Properties: Properties{Int("x", 1), String("y", "z"), Float("f", 0.5), Bool("b", true), Decimal("d", "1.50")},
+	}, [16]byte{1, 2, 3})
 	f.Add(seed)
 	f.Add(append(seed, seed[:20]...))
 	f.Add([]byte{})
@@ -22,10 +21,7 @@ func FuzzJournal(f *testing.F) {
 		events, rest := decodeJournal(data)
 		require.LessOrEqual(t, rest, len(data))
 		for _, e := range events {
-			again, err := appendRecord(nil, e)
-			if err != nil {
-				continue // JSON can spell what Go won't: such a record was never written by us
-			}
+			again := appendRecord(nil, &e.Event, e.key)
 			back, left := decodeJournal(again)
 			require.Zero(t, left)
 			require.Len(t, back, 1)

@@ -7,21 +7,25 @@ import (
 	"time"
 )
 
-// newKey returns a UUIDv7 (RFC 9562, section 5.7): it ascends with time, so
-// that a database's index grows at its right-hand edge.
-func newKey(now time.Time) (key [16]byte) {
-	_, _ = rand.Read(key[6:]) // never fails: crypto/rand ends the process instead
-	stampKey(&key, now)
+// KeyAt returns a UUIDv7 (RFC 9562, section 5.7) for an instant, with 62 bits
+// that should be random. Its first half says the instant to the microsecond, so
+// that keys ascend with time.
+func KeyAt(at time.Time, random uint64) (key [16]byte) {
+	us := at.UnixMicro()
+	ms := us / 1000
+	if us %= 1000; us < 0 {
+		us, ms = us+1000, ms-1
+	}
+	binary.BigEndian.PutUint64(key[:8], uint64(ms)<<16|7<<12|uint64(us))
+	binary.BigEndian.PutUint64(key[8:], random&^(3<<62)|2<<62)
 	return key
 }
 
-// stampKey puts time, version and variant into a key.
-func stampKey(key *[16]byte, now time.Time) {
-	var ms [8]byte
-	binary.BigEndian.PutUint64(ms[:], uint64(now.UnixMilli())<<16)
-	copy(key[:6], ms[:6])
-	key[6] = key[6]&0x0f | 0x70
-	key[8] = key[8]&0x3f | 0x80
+// newKey returns a key that nobody can guess.
+func newKey(at time.Time) [16]byte {
+	var random [8]byte
+	_, _ = rand.Read(random[:]) // never fails: crypto/rand ends the process instead
+	return KeyAt(at, binary.BigEndian.Uint64(random[:]))
 }
 
 // IDOf returns the ID of an event whose key was made by this package.

@@ -56,6 +56,9 @@ type Meter struct {
 	// added to what is used, whether or not that exceeds the limit. Only Count
 	// and Sum can have it. Reserve and Consume work with and without it.
 	Quota bool
+	// Report makes a Reporter tell the payment provider of what is recorded
+	// from now on. Only Count and Sum can have it.
+	Report bool
 	// Thresholds are the percentages of a quota's limit of whose crossing a
 	// Notice is due, ascending. Nil means 80 and 100; empty means none.
 	Thresholds []int
@@ -94,6 +97,9 @@ func (m Meter) validate() error {
 	}
 	if m.Quota && !m.countable() {
 		return bad("Quota needs Aggregation count or sum, not %s", m.Aggregation)
+	}
+	if m.Report && !m.countable() {
+		return bad("Report needs Aggregation count or sum, not %s", m.Aggregation)
 	}
 	if len(m.Measures) > MaxMeasures || len(m.Dimensions) > MaxDimensions {
 		return bad("at most %d Measures and %d Dimensions", MaxMeasures, MaxDimensions)

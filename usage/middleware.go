@@ -58,11 +58,11 @@ func (s *Service) Middleware(cfg MiddlewareConfig) (func(http.Handler) http.Hand
 type Use struct {
 	mu         sync.Mutex
 	units      int64
-	properties map[string]any
+	properties Properties
 }
 
 // Set says what the request has really used, and the properties of its event.
-func (u *Use) Set(units int64, properties map[string]any) {
+func (u *Use) Set(units int64, properties ...Property) {
 	if u == nil {
 		return
 	}
@@ -118,7 +118,7 @@ func (s *Service) guard(cfg MiddlewareConfig, next http.Handler, w http.Response
 			defer use.mu.Unlock()
 			var err error
 			if cfg.Record {
-				_, err = res.CommitEvent(ctx, use.units, use.properties)
+				_, err = res.CommitEvent(ctx, use.units, use.properties...)
 				if !errors.Is(err, ErrInvalid) {
 					return err
 				}

@@ -82,10 +82,10 @@ func (s *Service) Run(ctx context.Context, cfg RunConfig) error {
 	}
 }
 
-// Maintain gives expired reservations back, forgets keys whose time is over,
-// and keeps the store's retention.
+// Maintain gives expired reservations back, books the ends of grants, forgets
+// keys whose time is over, and keeps the store's retention.
 func (s *Service) Maintain(ctx context.Context) error {
-	err := s.store.Maintain(ctx, s.now())
+	err := errors.Join(s.lapse(ctx), s.store.Maintain(ctx, s.now()))
 	if m, ok := s.cfg.Quotas.(interface {
 		Maintain(context.Context, time.Time) error
 	}); ok {

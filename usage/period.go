@@ -2,6 +2,7 @@ package usage
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/kolekt/commerce/internal/period"
@@ -87,8 +88,14 @@ func (q Quota) PeriodAt(t time.Time) Period {
 	if anchor.IsZero() {
 		anchor = time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC) // a Monday and a first
 	}
+	p := q.Every.cycle(anchor).At(t)
+	return Period{From: p.From, To: p.To}
+}
+
+// cycle repeats the interval, a month when empty, from an anchor.
+func (i Interval) cycle(anchor time.Time) period.Cycle {
 	unit := period.Month
-	switch q.Every {
+	switch i {
 	case Daily:
 		unit = period.Day
 	case Weekly:
@@ -96,8 +103,11 @@ func (q Quota) PeriodAt(t time.Time) Period {
 	case Yearly:
 		unit = period.Year
 	}
-	p := period.Cycle{Anchor: anchor, Unit: unit}.At(t)
-	return Period{From: p.From, To: p.To}
+	return period.Cycle{Anchor: anchor, Unit: unit}
+}
+
+func (i Interval) valid() bool {
+	return slices.Contains([]Interval{"", Daily, Weekly, Monthly, Yearly}, i)
 }
 
 func (q Quota) validate() error {
@@ -109,11 +119,10 @@ func (q Quota) validate() error {
 	case q.From.IsZero() != q.To.IsZero() || !q.From.IsZero() && !q.From.Before(q.To):
 		return invalid("quota: From and To go together, From first")
 	}
-	switch q.Every {
-	case "", Daily, Weekly, Monthly, Yearly:
-		return nil
+	if !q.Every.valid() {
+		return invalid("quota: unknown interval %q", q.Every)
 	}
-	return invalid("quota: unknown interval %q", q.Every)
+	return nil
 }
 
 // charge is the quota as a store needs it for a step at t.

@@ -25,7 +25,7 @@ type Request struct {
 	// ID) in the same commit. Consume only; a reservation's event comes with
 	// CommitEvent.
 	Record     bool
-	Properties map[string]any
+	Properties Properties
 	// Quota, when set, is used instead of asking Config.Quota.
 	Quota *Quota
 }
@@ -95,7 +95,7 @@ func (r *Reservation) Commit(ctx context.Context, actual int64) (Decision, error
 
 // CommitEvent is Commit that also stores an event of the actual amount with
 // the properties, in the same commit. The event's ID is the reservation's.
-func (r *Reservation) CommitEvent(ctx context.Context, actual int64, properties map[string]any) (Decision, error) {
+func (r *Reservation) CommitEvent(ctx context.Context, actual int64, properties ...Property) (Decision, error) {
 	if !r.Allowed {
 		return Decision{}, fmt.Errorf("%w: the reservation was refused and holds nothing", ErrNotFound)
 	}
@@ -158,8 +158,13 @@ func (s *Service) Reservation(ctx context.Context, account, id string) (*Reserva
 	if err != nil {
 		return nil, err
 	}
-	op := Op{Account: account, Meter: h.Meter, Charge: charge, Key: id, N: h.N}
-	return &Reservation{Decision: c.decision(op, true), Expires: h.Expires, charge: charge, svc: s}, nil
+	w, err := s.wallet(ctx, account, h.Meter)
+	if err != nil {
+		return nil, err
+	}
+	op := Op{Account: account, Meter: h.Meter, Charge: charge, Key: id, N: h.N, Now: s.now()}
+	w.begin(op)
+	return &Reservation{Decision: c.decision(op, true, w), Expires: h.Expires, charge: charge, svc: s}, nil
 }
 
 // Quota returns where an account stands in its current period.
@@ -168,7 +173,8 @@ func (s *Service) Quota(ctx context.Context, account, meter string) (Decision, e
 }
 
 // QuotaAt returns where an account stood at the end of, or stands in, the
-// period that contains the instant, under today's quota.
+// period that contains the instant, under today's quota. A period that is over
+// has of grants what it has drawn; Balance tells what there was.
 func (s *Service) QuotaAt(ctx context.Context, account, meter string, at time.Time) (Decision, error) {
 	m, err := s.Meter(meter)
 	if err != nil {
@@ -183,7 +189,18 @@ func (s *Service) QuotaAt(ctx context.Context, account, meter string, at time.Ti
 	if err != nil {
 		return Decision{}, err
 	}
-	d := c.decision(Op{Account: account, Meter: meter, Charge: charge}, true)
+	now := s.now()
+	over := !charge.Period.To.After(now)
+	var w *Wallet
+	if !over {
+		// What a period that is over might still have drawn is no matter now.
+		if w, err = s.wallet(ctx, account, meter); err != nil {
+			return Decision{}, err
+		}
+	}
+	op := Op{Account: account, Meter: meter, Charge: charge, Now: now}
+	w.begin(op)
+	d := c.decision(op, true, w)
 	d.Allowed = d.Remaining != 0
 	return d, nil
 }

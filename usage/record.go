@@ -84,10 +84,11 @@ func isKind(err error) bool {
 	return false
 }
 
-// chargeEntry looks up the quota that the event counts against. An account
-// without a quota is metered all the same.
+// chargeEntry looks up what the event counts against: its quota, and whether it
+// is reported. An account without a quota is metered all the same.
 func (s *Service) chargeEntry(ctx context.Context, e *Entry) error {
 	m := s.meters[e.Meter]
+	e.Report = m.Report
 	if !m.Quota {
 		return nil
 	}
@@ -103,7 +104,7 @@ func (s *Service) chargeEntry(ctx context.Context, e *Entry) error {
 }
 
 // newEntry makes the event that a quota step records.
-func (s *Service) newEntry(account, meter, id string, n int64, properties map[string]any, at, now time.Time) (*Entry, error) {
+func (s *Service) newEntry(account, meter, id string, n int64, properties Properties, at, now time.Time) (*Entry, error) {
 	if m := s.meters[meter]; m.Aggregation == Count && n != 1 {
 		return nil, invalid("meter %q counts events: %d units can't be one event (use Aggregation sum)", meter, n)
 	}
@@ -111,5 +112,6 @@ func (s *Service) newEntry(account, meter, id string, n int64, properties map[st
 	if err != nil {
 		return nil, err
 	}
+	e.Report = s.meters[meter].Report
 	return &e, nil
 }

@@ -3,7 +3,6 @@ package usage
 import (
 	"context"
 	crand "crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -51,8 +50,10 @@ type Recorder struct {
 	shards [recorderShards]recorderShard
 	room   atomic.Int64 // events that wait, in shards, taken or in flight
 	closed atomic.Bool
+	clock  atomic.Pointer[time.Time]
 	seed   maphash.Seed
 
+	full int           // events of a shard from which on a batch is likely to be
 	wake chan struct{} // a batch is full
 	ctx  context.Context
 	stop context.CancelFunc
@@ -65,26 +66,44 @@ type Recorder struct {
 	// each other's rows.
 	waiting  [][]tracked
 	inflight map[*batch]struct{}
+	spare    recorderRoom // a shard's next
 	stats    RecorderStats
 }
 
 const recorderShards = 8
 
+// recorderShard has room that is used again: to track an event allocates
+// nothing. Events lie in it as records of the journal, so that nothing of the
+// caller's memory is kept.
 type recorderShard struct {
 	mu       sync.Mutex
-	events   []tracked
+	records  []byte
+	slots    []slot // of the records, in order
 	accepted int64
 	random   *rand.ChaCha8
 	_        [64]byte // on cache lines of its own
 }
 
-// tracked is an event with its key and time fixed.
+// recorderRoom is what a shard can do without.
+type recorderRoom struct {
+	records []byte
+	slots   []slot
+}
+
+// slot says where a record ends, and in which segment of the journal it is.
+type slot struct {
+	end     int
+	segment *segment
+}
+
+// tracked is an event with its time fixed, and its key where that is our own.
 type tracked struct {
 	Event
 	key     [16]byte
-	own     bool
-	segment *segment // of the journal
+	segment *segment
 }
+
+func (t *tracked) own() bool { return t.ID == "" }
 
 type batch struct {
 	writer int
@@ -139,14 +158,17 @@ func NewRecorder(svc *Service, cfg RecorderConfig) (*Recorder, error) {
 		cfg.Writers = 2
 	}
 	r := &Recorder{
-		svc: svc, cfg: cfg, wake: make(chan struct{}, cfg.Writers), freed: make(chan struct{}),
+		svc: svc, cfg: cfg, full: cfg.Batch / recorderShards, wake: make(chan struct{}, cfg.Writers), freed: make(chan struct{}),
 		inflight: map[*batch]struct{}{}, waiting: make([][]tracked, cfg.Writers), seed: maphash.MakeSeed(),
 	}
 	for i := range r.shards {
 		var seed [32]byte
 		_, _ = crand.Read(seed[:]) // never fails
 		r.shards[i].random = rand.NewChaCha8(seed)
+		r.shards[i].slots = make([]slot, 0, 2*(r.full+1))
+		r.shards[i].records = make([]byte, 0, 128*cap(r.shards[i].slots))
 	}
+	r.readClock()
 	if cfg.Journal != "" {
 		left, err := r.openJournal()
 		if err != nil {
@@ -170,9 +192,8 @@ func NewRecorder(svc *Service, cfg RecorderConfig) (*Recorder, error) {
 // is on disk; where there is no room it blocks until the context ends, or
 // returns ErrFull. What is wrong with an event itself is returned here.
 func (r *Recorder) Track(ctx context.Context, e Event) error {
-	now := r.svc.now()
-	t, err := r.svc.track(e, now)
-	if err != nil {
+	var err error
+	if e.Time, e.Value, err = r.svc.check(&e, r.now()); err != nil {
 		return err
 	}
 	if err := r.enter(ctx); err != nil {
@@ -180,39 +201,72 @@ func (r *Recorder) Track(ctx context.Context, e Event) error {
 	}
 	sh := &r.shards[rand.Uint32()%recorderShards]
 	if r.journal != nil {
-		if t.own {
-			sh.mu.Lock()
-			sh.newKey(&t.key, now)
-			sh.mu.Unlock()
-		}
-		if t.segment, err = r.journal.append(t); err != nil {
-			r.leave(1)
-			return err
-		}
+		return r.trackJournal(sh, &e)
 	}
 	sh.mu.Lock()
-	if t.own && r.journal == nil {
-		sh.newKey(&t.key, now)
+	var key [16]byte
+	if e.ID == "" {
+		key = KeyAt(e.Time, sh.random.Uint64())
 	}
-	sh.events = append(sh.events, t)
-	sh.accepted++
-	full := len(sh.events) >= r.cfg.Batch/recorderShards+1
+	n := sh.add(&e, key, nil)
 	sh.mu.Unlock()
-	if full {
-		select {
-		case r.wake <- struct{}{}:
-		default:
-		}
+	if n > r.full {
+		r.nudge()
 	}
 	return nil
 }
 
-// newKey is newKey of key.go from the shard's own generator, which asks the
-// system for nothing.
-func (sh *recorderShard) newKey(key *[16]byte, now time.Time) {
-	binary.BigEndian.PutUint64(key[:8], sh.random.Uint64())
-	binary.BigEndian.PutUint64(key[8:], sh.random.Uint64())
-	stampKey(key, now)
+// trackJournal is the rest of Track where there is a journal.
+func (r *Recorder) trackJournal(sh *recorderShard, e *Event) error {
+	var key [16]byte
+	if e.ID == "" {
+		sh.mu.Lock()
+		key = KeyAt(e.Time, sh.random.Uint64())
+		sh.mu.Unlock()
+	}
+	seg, err := r.journal.append(e, key)
+	if err != nil {
+		r.leave(1)
+		return err
+	}
+	sh.mu.Lock()
+	n := sh.add(e, key, seg)
+	sh.mu.Unlock()
+	if n > r.full {
+		r.nudge()
+	}
+	return nil
+}
+
+// add takes an event and returns how many the shard has.
+func (sh *recorderShard) add(e *Event, key [16]byte, seg *segment) int {
+	sh.records = appendPayload(sh.records, e, key)
+	sh.slots = append(sh.slots, slot{end: len(sh.records), segment: seg})
+	sh.accepted++
+	return len(sh.slots)
+}
+
+// now is the time in whole microseconds. The system's clock is read only for
+// what has passed since a writer has read it whole, which takes half the time.
+func (r *Recorder) now() time.Time {
+	if !r.svc.realTime {
+		return r.svc.now().Truncate(time.Microsecond)
+	}
+	base := r.clock.Load()
+	return time.UnixMicro(base.UnixMicro() + time.Since(*base).Microseconds()).UTC()
+}
+
+func (r *Recorder) readClock() {
+	now := time.Now()
+	r.clock.Store(&now)
+}
+
+// nudge wakes a writer, if none is awake already.
+func (r *Recorder) nudge() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
 }
 
 // enter takes a place, or waits for one.
@@ -256,32 +310,6 @@ func (r *Recorder) leave(n int64) {
 	close(r.freed)
 	r.freed = make(chan struct{})
 	r.mu.Unlock()
-}
-
-// track checks an event as far as that can be done without looking at the
-// store, and fixes its time.
-func (s *Service) track(e Event, now time.Time) (tracked, error) {
-	// Most events are nothing but a value: for them the checks are short.
-	if e.ID == "" && e.Properties == nil && e.Time.IsZero() {
-		m, ok := s.meters[e.Meter]
-		counts := ok && m.Aggregation == Count && (e.Value == 0 || e.Value == 1)
-		sums := ok && m.Aggregation == Sum && e.Value <= MaxValue && e.Value >= -MaxValue
-		if (counts || sums) && e.Account != "" && len(e.Account) <= MaxAccount && validText(e.Account) {
-			if counts {
-				e.Value = 1
-			}
-			e.Time = now.Truncate(time.Microsecond)
-			return tracked{Event: e, own: true}, nil
-		}
-	}
-	x, err := s.entry(e, now)
-	if err != nil {
-		return tracked{}, err
-	}
-	if x.Own {
-		x.ID = ""
-	}
-	return tracked{Event: x.Event, key: x.Key, own: x.Own}, nil
 }
 
 // Flush stores everything that was tracked before it was called. When the
@@ -347,22 +375,26 @@ func (r *Recorder) Stats() RecorderStats {
 	s := r.stats
 	s.Pending = r.room.Load()
 	var oldest time.Time
-	older := func(list []tracked) {
-		if len(list) > 0 && (oldest.IsZero() || list[0].Time.Before(oldest)) {
-			oldest = list[0].Time
+	older := func(t time.Time) {
+		if oldest.IsZero() || t.Before(oldest) {
+			oldest = t
 		}
 	}
 	for _, list := range r.waiting {
-		older(list)
+		if len(list) > 0 {
+			older(list[0].Time)
+		}
 	}
 	for b := range r.inflight {
-		older(b.events)
+		older(b.events[0].Time)
 	}
 	for i := range r.shards {
 		sh := &r.shards[i]
 		sh.mu.Lock()
 		s.Accepted += sh.accepted
-		older(sh.events)
+		if len(sh.slots) > 0 {
+			older(payloadTime(sh.records))
+		}
 		sh.mu.Unlock()
 	}
 	if !oldest.IsZero() {

@@ -13,6 +13,7 @@ func (r *Recorder) write(writer int) {
 	tick := time.NewTicker(r.cfg.Every)
 	defer tick.Stop()
 	for {
+		r.readClock()
 		for {
 			b := r.take(writer)
 			if b == nil {
@@ -42,15 +43,7 @@ func (r *Recorder) take(writer int) *batch {
 	defer r.mu.Unlock()
 	if len(r.waiting[writer]) < r.cfg.Batch {
 		for i := range r.shards {
-			sh := &r.shards[i]
-			sh.mu.Lock()
-			for _, t := range sh.events {
-				w := r.writerOf(t.Account)
-				r.waiting[w] = append(r.waiting[w], t)
-			}
-			clear(sh.events)
-			sh.events = sh.events[:0]
-			sh.mu.Unlock()
+			r.empty(&r.shards[i])
 		}
 	}
 	list := r.waiting[writer]
@@ -65,6 +58,32 @@ func (r *Recorder) take(writer int) *batch {
 	}
 	r.inflight[b] = struct{}{}
 	return b
+}
+
+// empty hands a shard's events to the writers. Whoever tracks waits no longer
+// than it takes to give the shard other room.
+func (r *Recorder) empty(sh *recorderShard) {
+	sh.mu.Lock()
+	room := recorderRoom{sh.records, sh.slots}
+	if len(room.slots) == 0 {
+		sh.mu.Unlock()
+		return
+	}
+	sh.records, sh.slots, r.spare = r.spare.records, r.spare.slots, recorderRoom{}
+	sh.mu.Unlock()
+	records, start := string(room.records), 0 // what the events' texts are parts of
+	for _, s := range room.slots {
+		t, err := decodePayload(records[start:s.end])
+		start = s.end
+		if err != nil {
+			panic(err) // we have written it ourselves
+		}
+		t.segment = s.segment
+		w := r.writerOf(t.Account)
+		r.waiting[w] = append(r.waiting[w], t)
+	}
+	clear(room.slots)
+	r.spare = recorderRoom{room.records[:0], room.slots[:0]}
 }
 
 func (r *Recorder) writerOf(account string) int {
@@ -152,9 +171,18 @@ func (s *Service) entryOf(t tracked, figures []Figure) (Entry, error) {
 	if !ok {
 		return Entry{}, s.unknownMeter(t.Meter)
 	}
-	e := Entry{Event: t.Event, Key: t.key, Own: t.own, Figures: figures}
-	err := e.describe(m)
-	return e, err
+	e := Entry{Event: t.Event, Key: t.key, Own: t.own(), Figures: figures}
+	if !e.Own {
+		e.Key = KeyOf(e.Meter, e.ID)
+	}
+	// The journal may be of a time in which the meter was another one.
+	if len(e.Properties) > 0 || m.Aggregation == Unique {
+		if err := m.checkProperties(e.Properties); err != nil {
+			return Entry{}, err
+		}
+	}
+	e.describe(m)
+	return e, nil
 }
 
 // count books the outcomes of stored events and lets the journal forget them.
@@ -182,7 +210,7 @@ func (r *Recorder) count(events []tracked, outcomes []AppendOutcome) {
 // bury hands over an event that can never be stored.
 func (r *Recorder) bury(t tracked, err error) {
 	e := t.Event
-	if e.ID == "" {
+	if t.own() {
 		e.ID = IDOf(t.key)
 	}
 	if r.cfg.Dead != nil {

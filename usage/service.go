@@ -18,7 +18,8 @@ type Config struct {
 	Quota QuotaFunc
 	// Quotas, when set, decides about quotas instead of the store: for
 	// example usageredis in front of a usagepg that keeps the events. A step
-	// that also records an event is then two commits, and no longer one.
+	// that also records an event is then two commits, and no longer one. For
+	// grants it must be a GrantStore, which usageredis isn't.
 	Quotas QuotaStore
 	// HoldTTL is how long a reservation is held when its request doesn't say:
 	// 15 minutes when zero.
@@ -49,6 +50,8 @@ type Service struct {
 	quotas QuotaStore
 	cfg    Config
 	meters map[string]Meter
+	// realTime says that Config.Now is time.Now.
+	realTime bool
 }
 
 // New checks the configuration and returns a service on the store.
@@ -79,13 +82,14 @@ func New(store Store, cfg Config) (*Service, error) {
 	setDefault(&cfg.HoldTTL, 15*time.Minute)
 	setDefault(&cfg.MaxAge, 35*24*time.Hour)
 	setDefault(&cfg.MaxAhead, 5*time.Minute)
-	if cfg.Now == nil {
+	realTime := cfg.Now == nil
+	if realTime {
 		cfg.Now = time.Now
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	s := &Service{store: store, quotas: cfg.Quotas, cfg: cfg, meters: meters}
+	s := &Service{store: store, quotas: cfg.Quotas, cfg: cfg, meters: meters, realTime: realTime}
 	if s.quotas == nil {
 		s.quotas = store
 	}
@@ -124,7 +128,7 @@ func (s *Service) Meter(name string) (Meter, error) {
 func (s *Service) Audit(ctx context.Context) (Audit, error) { return s.store.Audit(ctx) }
 
 // ExportSubject emits everything that is held on an account: events, counters,
-// reservations and notices.
+// reservations, notices, grants with their ledger, and reports.
 func (s *Service) ExportSubject(ctx context.Context, account string, emit func(record string, fields map[string]any) error) error {
 	if q, ok := s.cfg.Quotas.(subjectStore); ok {
 		if err := q.ExportSubject(ctx, account, emit); err != nil {

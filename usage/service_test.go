@@ -2,7 +2,6 @@ package usage_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -77,12 +76,12 @@ func TestEventsAreCheckedByIndex(t *testing.T) {
 		Now: func() time.Time { return now },
 	})
 	require.NoError(t, err)
-	with := func(meter, name string, v any) usage.Event {
-		return usage.Event{Account: "a", Meter: meter, Properties: map[string]any{name: v}}
+	with := func(meter string, props ...usage.Property) usage.Event {
+		return usage.Event{Account: "a", Meter: meter, Properties: props}
 	}
-	many := map[string]any{}
+	var many usage.Properties
 	for i := range 33 {
-		many[fmt.Sprint(i)] = 1
+		many = append(many, usage.Int(fmt.Sprint(i), 1))
 	}
 	bad := []struct {
 		event usage.Event
@@ -97,27 +96,30 @@ func TestEventsAreCheckedByIndex(t *testing.T) {
 		{usage.Event{Account: "a", Meter: "sum", Value: math.MaxInt64}, usage.ErrInvalid},
 		{usage.Event{Account: "a", Meter: "users"}, usage.ErrInvalid},
 		{usage.Event{Account: "a", Meter: "count", Properties: many}, usage.ErrInvalid},
-		{with("count", "n", math.NaN()), usage.ErrInvalid},
-		{with("count", "n", math.Inf(1)), usage.ErrInvalid},
-		{with("count", "n", "7"), usage.ErrInvalid},
-		{with("count", "n", json.Number("1e40")), usage.ErrInvalid},
-		{with("count", "n", json.Number("1e999999999")), usage.ErrInvalid},
-		{with("count", "n", json.Number("0x10")), usage.ErrInvalid},
-		{with("count", "n", json.Number("1/3")), usage.ErrInvalid},
-		{with("count", "d", 1.5), usage.ErrInvalid},
-		{with("count", "d", strings.Repeat("x", 65)), usage.ErrInvalid},
-		{with("count", "s", strings.Repeat("x", 1025)), usage.ErrInvalid},
-		{with("count", "s", "a\x00b"), usage.ErrInvalid},
-		{with("count", "", 1), usage.ErrInvalid},
-		{with("count", "x", map[string]any{}), usage.ErrInvalid},
+		{with("count", usage.Float("n", math.NaN())), usage.ErrInvalid},
+		{with("count", usage.Float("n", math.Inf(1))), usage.ErrInvalid},
+		{with("count", usage.String("n", "7")), usage.ErrInvalid},
+		{with("count", usage.Decimal("n", "1e40")), usage.ErrInvalid},
+		{with("count", usage.Decimal("n", "1e999999999")), usage.ErrInvalid},
+		{with("count", usage.Decimal("n", "0x10")), usage.ErrInvalid},
+		{with("count", usage.Decimal("n", "1/3")), usage.ErrInvalid},
+		{with("count", usage.Float("d", 1.5)), usage.ErrInvalid},
+		{with("count", usage.String("d", strings.Repeat("x", 65))), usage.ErrInvalid},
+		{with("count", usage.String("s", strings.Repeat("x", 1025))), usage.ErrInvalid},
+		{with("count", usage.String("s", "a\x00b")), usage.ErrInvalid},
+		{with("count", usage.Int("", 1)), usage.ErrInvalid},
+		{with("count", usage.Property{Name: "x"}), usage.ErrInvalid},
+		{with("count", usage.Int("x", 1), usage.Int("x", 1)), usage.ErrInvalid},
+		{with("count", usage.Float("x", 1e31)), usage.ErrInvalid},
+		{with("count", usage.Decimal("x", "1"+strings.Repeat("0", 63))), usage.ErrInvalid},
 		{usage.Event{Account: "a", Meter: "count", Time: now.Add(6 * time.Minute)}, usage.ErrInFuture},
 		{usage.Event{Account: "a", Meter: "count", Time: now.AddDate(0, 0, -36)}, usage.ErrTooLate},
 	}
 	good := []usage.Event{
-		with("count", "n", uint8(3)), with("count", "n", float32(0.25)), with("count", "n", uint64(1<<40)),
-		with("count", "n", json.Number("1.005")), with("count", "n", -0.004), with("count", "d", true), with("count", "d", int16(-7)),
-		with("users", "user", "u"), with("count", "x", uint(1)), with("count", "x", int8(1)), with("count", "x", int32(1)),
-		with("count", "x", uint16(1)), with("count", "x", uint32(1)), with("count", "x", json.Number("1e3")),
+		with("count", usage.Int("n", 3)), with("count", usage.Float("n", 0.25)), with("count", usage.Int("n", 1<<40)),
+		with("count", usage.Decimal("n", "1.005")), with("count", usage.Float("n", -0.004)), with("count", usage.Bool("d", true)), with("count", usage.Int("d", -7)),
+		with("users", usage.String("user", "u")), with("count", usage.Int("x", 1)), with("count", usage.Int("x", 1)), with("count", usage.Int("x", 1)),
+		with("count", usage.Int("x", 1)), with("count", usage.Int("x", 1)), with("count", usage.Decimal("x", "1e3")),
 		{Account: "a", Meter: "sum", Value: -usage.MaxValue, Time: now.Add(5 * time.Minute)},
 	}
 	var batch []usage.Event
@@ -159,7 +161,7 @@ func TestEachAggregationMakesItsNumber(t *testing.T) {
 	require.NoError(t, err)
 	for i, v := range []int64{4, 9, 2} {
 		for _, m := range meters {
-			e := usage.Event{Account: "a", Meter: m.Name, Value: v, Properties: map[string]any{"user": fmt.Sprint(i % 2)}, Time: at("2026-03-10T10:00:00Z").Add(-time.Duration(i) * time.Hour)}
+			e := usage.Event{Account: "a", Meter: m.Name, Value: v, Properties: usage.Properties{usage.String("user", fmt.Sprint(i%2))}, Time: at("2026-03-10T10:00:00Z").Add(-time.Duration(i) * time.Hour)}
 			if m.Name == "count" {
 				e.Value = 1
 			}
@@ -191,7 +193,7 @@ func TestPlatformQueries(t *testing.T) {
 	require.NoError(t, err)
 	put := func(account, day string, n int) {
 		for range n {
-			require.NoError(t, svc.Record(ctx, usage.Event{Account: account, Meter: "kolekts", Time: at(day), Properties: map[string]any{"characters": 10}}))
+			require.NoError(t, svc.Record(ctx, usage.Event{Account: account, Meter: "kolekts", Time: at(day), Properties: usage.Properties{usage.Int("characters", 10)}}))
 		}
 	}
 	put("a", "2026-03-08T01:00:00Z", 3)
@@ -292,7 +294,7 @@ func TestAReservationIsFoundByItsID(t *testing.T) {
 	require.NoError(t, refused.Release(ctx))
 	_, err = refused.Commit(ctx, 1)
 	require.ErrorIs(t, err, usage.ErrNotFound)
-	_, err = refused.CommitEvent(ctx, 1, nil)
+	_, err = refused.CommitEvent(ctx, 1)
 	require.ErrorIs(t, err, usage.ErrNotFound)
 	for _, bad := range []usage.Request{
 		{Account: "a", Meter: "none"}, {Meter: "tokens"}, {Account: "a", Meter: "tokens", N: -1}, {Account: "a", Meter: "tokens", TTL: -1},

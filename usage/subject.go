@@ -1,31 +1,38 @@
 package usage
 
 import (
-	"crypto/rand"
+	"slices"
 	"strings"
 )
 
 // Record returns an event as fields of built-in types, for an export.
 func (e Entry) Record() map[string]any {
+	var props map[string]any
+	for _, p := range e.Properties {
+		if props == nil {
+			props = make(map[string]any, len(e.Properties))
+		}
+		props[p.Name] = p.Value()
+	}
 	return map[string]any{
-		"id": e.ID, "meter": e.Meter, "value": e.Value, "time": e.Time, "properties": e.Properties,
+		"id": e.ID, "meter": e.Meter, "value": e.Value, "time": e.Time, "properties": props,
 	}
 }
 
 // Anonymous returns the event without account, ID and all properties but the
 // declared measures and dimensions: it still adds to the platform's totals.
 func (e Entry) Anonymous() Entry {
-	keep := map[string]any{}
-	for _, f := range e.Figures[1:] {
-		keep[f.Name] = e.Properties[f.Name]
-	}
-	for _, g := range e.Groups {
-		name, _, _ := strings.Cut(g, "=")
-		keep[name] = e.Properties[name]
+	var keep Properties
+	for _, p := range e.Properties {
+		figure := slices.ContainsFunc(e.Figures[1:], func(f Figure) bool { return f.Name == p.Name })
+		group := slices.ContainsFunc(e.Groups, func(g string) bool { return strings.HasPrefix(g, p.Name+"=") })
+		if figure || group {
+			keep = append(keep, p)
+		}
 	}
 	e.Account, e.ID, e.Properties, e.Hash, e.Own = "", "", keep, 0, true
-	e.Charge = Charge{}
-	_, _ = rand.Read(e.Key[:]) // never fails; the old key could be linked to the ID
+	e.Charge, e.Report = Charge{}, false
+	e.Key = newKey(e.Time) // the old one could be linked to the ID
 	return e
 }
 
@@ -51,5 +58,32 @@ func (n Notice) Record() map[string]any {
 	return map[string]any{
 		"id": n.ID, "meter": n.Meter, "from": n.Period.From, "to": n.Period.To,
 		"percent": n.Percent, "used": n.Used, "limit": n.Limit, "at": n.At,
+	}
+}
+
+// Record returns a lot of a grant as fields of built-in types, for an export.
+func (l Lot) Record() map[string]any {
+	return map[string]any{
+		"meter": l.Meter, "key": l.Key, "seq": l.Seq, "amount": l.Amount, "priority": l.Priority, "from": l.Start, "to": l.End,
+		"every": string(l.Every), "rollover": l.Rollover, "note": l.Note, "granted_at": l.GrantedAt, "revoked_at": l.RevokedAt,
+		"issued": l.Issued, "carried": l.Carried, "burned": l.Burned, "held": l.Held, "expired": l.Expired,
+		"voided": l.Voided, "rolled": l.Rolled, "remaining": l.Remaining(),
+	}
+}
+
+// Record returns an entry of the ledger of grants as fields of built-in types,
+// for an export.
+func (e GrantEntry) Record() map[string]any {
+	return map[string]any{
+		"meter": e.Meter, "key": e.Key, "seq": e.Seq, "at": e.At, "move": e.Move.String(), "units": e.Units,
+		"period": e.Period, "step": e.Step,
+	}
+}
+
+// Record returns a report as fields of built-in types, for an export.
+func (r Report) Record() map[string]any {
+	return map[string]any{
+		"id": r.ID, "meter": r.Meter, "from": r.Hour.From, "to": r.Hour.To, "quantity": r.Quantity,
+		"state": r.State.String(), "reason": r.Reason, "cut_at": r.CutAt, "tries": r.Tries,
 	}
 }

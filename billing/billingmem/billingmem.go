@@ -26,6 +26,12 @@ type Store struct {
 	byWho    map[string][]*notice // in the order in which they were added
 	sequence int64
 	cursors  map[string]time.Time
+	claims   map[string]claim
+}
+
+type claim struct {
+	account string
+	at      time.Time
 }
 
 type notice struct {
@@ -38,7 +44,7 @@ type notice struct {
 func New() *Store {
 	return &Store{
 		accounts: map[string]billing.Account{}, owners: map[string]string{}, events: map[string]*billing.InboxEvent{},
-		notices: map[string]*notice{}, byWho: map[string][]*notice{}, cursors: map[string]time.Time{},
+		notices: map[string]*notice{}, byWho: map[string][]*notice{}, cursors: map[string]time.Time{}, claims: map[string]claim{},
 	}
 }
 
@@ -363,6 +369,12 @@ func (s *Store) Detach(ctx context.Context, account string, as billing.Account) 
 	}
 	as.Version++
 	s.accounts[as.ID] = as
+	for name, c := range s.claims {
+		if c.account == account {
+			c.account = as.ID
+			s.claims[name] = c
+		}
+	}
 	return nil
 }
 
@@ -388,6 +400,33 @@ func (s *Store) Scrub(ctx context.Context, account, customerID string, limit int
 		delete(s.byWho, account)
 	}
 	return events, notices, nil
+}
+
+// Claim implements billing.Store.
+func (s *Store) Claim(ctx context.Context, name, account string, now time.Time) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	if c, taken := s.claims[name]; taken {
+		return c.account, nil
+	}
+	s.claims[name] = claim{account, now}
+	return account, nil
+}
+
+// Claims implements billing.Store.
+func (s *Store) Claims(ctx context.Context, account string) ([]billing.Claimed, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := []billing.Claimed{}
+	for _, name := range slices.Sorted(maps.Keys(s.claims)) {
+		if c := s.claims[name]; c.account == account {
+			list = append(list, billing.Claimed{Name: name, At: c.at})
+		}
+	}
+	return list, ctx.Err()
 }
 
 // Cursor implements billing.Store.

@@ -1,5 +1,5 @@
 // Package billingpg keeps billing's accounts, inbox and outbox in PostgreSQL,
-// in four tables whose names begin with billing_.
+// in five tables whose names begin with billing_.
 //
 // Each method is one statement. Saving an account replaces it if its version
 // stands, marks the events as done, and adds the notices, in that one
@@ -399,6 +399,12 @@ func (s *Store) Prune(ctx context.Context, before time.Time, limit int) (int, er
 }
 
 const detach = `
+	with claims as (
+		update billing_claims as c
+		set account = $2
+		from billing_accounts as a
+		where c.account = $1 and a.account = $1 and a.version = $7
+	)
 	update billing_accounts
 	set account = $2, customer_id = nullif($3, ''), version = version + 1, synced_at = $4, due_at = $5, data = $6::json
 	where account = $1 and version = $7
@@ -447,6 +453,36 @@ const scrub = `
 func (s *Store) Scrub(ctx context.Context, account, customerID string, limit int) (events, notices int, err error) {
 	err = s.db.QueryRow(ctx, scrub, account, customerID, limit).Scan(&events, &notices)
 	return events, notices, wrap("scrub", err)
+}
+
+// The update that changes nothing locks the row and returns it: an insert
+// alone would say nothing about whose it is.
+const takeClaim = `
+	insert into billing_claims as c (name, account, at)
+	values ($1, $2, $3)
+	on conflict (name) do update set account = c.account
+	returning account`
+
+// Claim implements billing.Store.
+func (s *Store) Claim(ctx context.Context, name, account string, now time.Time) (string, error) {
+	var holder string
+	err := s.db.QueryRow(ctx, takeClaim, name, account, now).Scan(&holder)
+	return holder, wrap("claim", err)
+}
+
+// Claims implements billing.Store.
+func (s *Store) Claims(ctx context.Context, account string) ([]billing.Claimed, error) {
+	rows, err := s.db.Query(ctx, `select name, at from billing_claims where account = $1 order by name`, account)
+	if err != nil {
+		return nil, wrap("list claims", err)
+	}
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (billing.Claimed, error) {
+		var c billing.Claimed
+		err := row.Scan(&c.Name, &c.At)
+		c.At = c.At.UTC()
+		return c, err
+	})
+	return list, wrap("list claims", err)
 }
 
 // Cursor implements billing.Store.

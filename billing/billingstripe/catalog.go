@@ -33,16 +33,17 @@ const (
 // Step is one request.
 type Step struct {
 	Action  Action
-	Object  string // "product" or "price"
-	Name    string // the plan of a product, the lookup key of a price
+	Object  string // "product", "price", "coupon" or "meter"
+	Name    string // what a product is for, the lookup key of a price, the ID of a coupon, the event name of a meter
 	ID      string // at Stripe; empty for a price that is created
 	Changes []FieldChange
 
-	product *stripe.ProductParams
-	price   *stripe.PriceParams
-	// defaultKey is the lookup key of the price that becomes a product's
-	// default: it may not exist before an earlier step.
-	defaultKey string
+	method, path string
+	params       any
+	// meter is the event name of a price's meter, and defaultKey the lookup key
+	// of the price that becomes a product's default: they may not exist before
+	// an earlier step.
+	meter, defaultKey string
 }
 
 // FieldChange is a field that changes.
@@ -56,7 +57,9 @@ type FieldChange struct {
 func (s Step) identity() string {
 	switch {
 	case s.Action == Archive:
-		return "archive " + s.ID
+		return "archive " + s.Object + " " + s.ID
+	case s.Action == Create && s.Object == "coupon":
+		return "create coupon " + s.Name // what it was before is gone when it is made again
 	case s.replacesDefault():
 		return "default " + s.ID + " " + s.Changes[0].From
 	}
@@ -103,17 +106,56 @@ func (d *Diff) String() string {
 	return b.String()
 }
 
+// ConflictError says that something which the catalogue names is somebody
+// else's, or can't be changed: a lookup key or a coupon of another catalogue, a
+// coupon that was made by hand and says something else, a meter that counts
+// otherwise. It is billing.ErrConflict, and nothing was changed.
+type ConflictError struct {
+	Object  string // "price", "coupon" or "meter"
+	Name    string // the lookup key, the coupon's ID, the event name
+	ID      string // at Stripe
+	Owner   string // the name of the other catalogue, if it is one's
+	Changes []FieldChange
+}
+
+// Error says whose it is, or what is different.
+func (e *ConflictError) Error() string {
+	text := fmt.Sprintf("billingstripe: %s %s (%s)", e.Object, e.Name, e.ID)
+	switch {
+	case e.Owner != "":
+		text += fmt.Sprintf(" is of catalogue %q", e.Owner)
+	case len(e.Changes) == 0:
+		text += " is of a catalogue without a name, or somebody else's"
+	default:
+		text += " isn't this catalogue's, or never changes"
+	}
+	for _, c := range e.Changes {
+		text += fmt.Sprintf("; %s is %q, not %q", c.Field, c.From, c.To)
+	}
+	return text + ": rename one of them"
+}
+
+// Is makes it billing.ErrConflict.
+func (e *ConflictError) Is(target error) bool { return target == billing.ErrConflict }
+
 // PlanCatalog compares a catalogue with Stripe and changes nothing.
 //
-// Each plan with prices has a product, known by its metadata or by the lookup
-// key of one of its prices; so a catalogue that was made by hand is adopted. A
-// price is known by its lookup key. Prices never change: another amount,
-// interval, currency or product makes a new price that takes the lookup key
-// over, and the old one is archived. Products and prices that carry a plan in
-// their metadata and are no longer in the catalogue are archived, except the
-// PriceIDs of a plan: list there the prices of your own making that carry one.
-// What carries no plan is somebody else's. So a Stripe account has one
-// catalogue: another one's products would be archived.
+// Each plan with prices has a product, and so have its seats with a price of
+// their own, each of its meters, and each add-on. They are known by their
+// metadata or by the lookup key of one of their prices; so a catalogue that was
+// made by hand is adopted. A price is known by its lookup key. Prices never
+// change: another amount, interval, currency, product, meter or version of the
+// plan makes a new price that takes the lookup key over, and the old one is
+// archived, unless it is of a version that the catalogue lists; its subscribers
+// keep it. Coupons don't change either, but for their
+// names: they are deleted and made again, and discounts at work go on.
+//
+// What carries this catalogue in its metadata and is no longer in it is
+// archived, except the PriceIDs of a plan: list there the prices of your own
+// making that carry one. What carries no plan is somebody else's, and so is
+// what carries the name of another catalogue: without names, a Stripe account
+// has one catalogue. To take over what is somebody else's is a *ConflictError.
+// All of the account's coupons are read, a hundred in a request.
 func (g *Gateway) PlanCatalog(ctx context.Context, catalog *billing.Catalog) (*Diff, error) {
 	diff, _, err := g.plan(ctx, catalog)
 	return diff, err
@@ -159,30 +201,27 @@ func (g *Gateway) apply(ctx context.Context, s Step, remote *remoteCatalog) erro
 	// can be repeated, and its key must not be that of an equal one of an hour
 	// ago: the answer would come without the effect.
 	key := newKey()
-	if s.price != nil && (s.Action == Create || s.Action == Replace) {
+	made := s.Object == "price" && (s.Action == Create || s.Action == Replace)
+	if made {
 		sum := sha256.Sum256([]byte(s.identity()))
 		key = "commerce_catalog_" + hex.EncodeToString(sum[:16])
 	}
-	if s.defaultKey != "" {
-		s.product.DefaultPrice = stripe.String(remote.ids[s.defaultKey])
+	if product, ok := s.params.(*stripe.ProductParams); ok && s.defaultKey != "" {
+		product.DefaultPrice = stripe.String(remote.ids[s.defaultKey])
 	}
-	path, params := "/v1/prices", any(s.price)
-	if s.product != nil {
-		path, params = "/v1/products", s.product
+	if price, ok := s.params.(*stripe.PriceParams); ok && s.meter != "" {
+		price.Recurring.Meter = stripe.String(remote.ids["meter "+s.meter])
 	}
-	if s.Action == Update || s.Action == Archive {
-		var err error
-		if path, err = objectPath(op, path+"/%s", s.ID); err != nil {
-			return err
-		}
-	}
-	n, err := g.call(ctx, post(op, path, params, key))
+	n, err := g.call(ctx, request{op: op, method: s.method, path: s.path, params: s.params, key: key})
 	if err != nil {
 		return err
 	}
 	id := n.at("id").text()
-	if s.price != nil && s.Action != Archive {
+	switch {
+	case made:
 		remote.ids[s.Name] = id
+	case s.Object == "meter" && s.Action == Create:
+		remote.ids["meter "+s.Name] = id
 	}
 	return check(op, key, n, id != "")
 }

@@ -38,6 +38,12 @@ func (g *Gateway) CreateCheckout(ctx context.Context, req billing.CheckoutReques
 	if req.TrialDays > 0 {
 		params.SubscriptionData.TrialPeriodDays = &req.TrialDays
 	}
+	if req.TrialWithoutCard {
+		params.PaymentMethodCollection = stripe.String("if_required")
+		params.SubscriptionData.TrialSettings = &stripe.CheckoutSessionSubscriptionDataTrialSettingsParams{
+			EndBehavior: &stripe.CheckoutSessionSubscriptionDataTrialSettingsEndBehaviorParams{MissingPaymentMethod: stripe.String("pause")},
+		}
+	}
 	if req.AllowPromotionCodes {
 		params.AllowPromotionCodes = &req.AllowPromotionCodes
 	}

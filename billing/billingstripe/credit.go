@@ -3,6 +3,7 @@ package billingstripe
 import (
 	"context"
 	"errors"
+	"iter"
 	"net/http"
 	"strings"
 
@@ -20,6 +21,9 @@ func (g *Gateway) CreateCoupon(ctx context.Context, req billing.CouponRequest) e
 		ID:       optional(req.ID),
 		Name:     optional(req.Name),
 		Duration: stripe.String("once"),
+	}
+	if req.Reference != "" {
+		params.Metadata = map[string]string{billing.MetadataReference: req.Reference}
 	}
 	if req.MaxRedemptions > 0 {
 		params.MaxRedemptions = &req.MaxRedemptions
@@ -45,7 +49,7 @@ func (g *Gateway) CreateCoupon(ctx context.Context, req billing.CouponRequest) e
 	return err
 }
 
-// Invoice fetches an invoice with its discounts.
+// Invoice fetches an invoice with its discounts and what is needed to pay it.
 func (g *Gateway) Invoice(ctx context.Context, id string) (billing.Invoice, error) {
 	const op = "fetch invoice"
 	path, err := objectPath(op, "/v1/invoices/%s", id)
@@ -54,6 +58,7 @@ func (g *Gateway) Invoice(ctx context.Context, id string) (billing.Invoice, erro
 	}
 	params := &stripe.InvoiceParams{}
 	params.AddExpand("discounts")
+	params.AddExpand("payment_intent")
 	n, err := g.call(ctx, get(op, path, params))
 	if err != nil {
 		return billing.Invoice{}, err
@@ -108,32 +113,42 @@ func (g *Gateway) AddBalance(ctx context.Context, customerID string, amount bill
 // FindBalance looks a change of a customer's balance up by its reference; see
 // billing.Creditor. It reads the customer's whole history.
 func (g *Gateway) FindBalance(ctx context.Context, customerID, reference string) (billing.BalanceEntry, error) {
-	const op = "find balance"
-	path, err := objectPath(op, "/v1/customers/%s/balance_transactions", customerID)
-	if err != nil {
-		return billing.BalanceEntry{}, err
+	for entry, err := range g.balances(ctx, "find balance", customerID) {
+		if err != nil || entry.Reference == reference {
+			return entry, err
+		}
 	}
-	params := &stripe.CustomerBalanceTransactionListParams{}
-	for after := ""; ; {
-		params.Limit = stripe.Int64(pageSize)
-		params.StartingAfter = optional(after)
-		n, err := g.call(ctx, request{op: op, method: http.MethodGet, path: path, params: params})
+	return billing.BalanceEntry{}, &billing.GatewayError{Op: "find balance", Kind: billing.ErrNotFound, Message: "no change of the balance carries this reference"}
+}
+
+// balances reads the changes of a customer's balance, newest first, page by
+// page. It ends with an error.
+func (g *Gateway) balances(ctx context.Context, op, customerID string) iter.Seq2[billing.BalanceEntry, error] {
+	return func(yield func(billing.BalanceEntry, error) bool) {
+		path, err := objectPath(op, "/v1/customers/%s/balance_transactions", customerID)
+		params := &stripe.CustomerBalanceTransactionListParams{}
+		for more := true; more && err == nil; {
+			params.Limit = stripe.Int64(pageSize)
+			var n node
+			if n, err = g.call(ctx, request{op: op, method: http.MethodGet, path: path, params: params}); err != nil {
+				break
+			}
+			var list []node
+			list, more = n.list()
+			more = more && len(list) > 0
+			for _, n := range list {
+				var entry billing.BalanceEntry
+				if entry, err = balanceEntry(op, "", n); err != nil {
+					break
+				}
+				if !yield(entry, nil) {
+					return
+				}
+				params.StartingAfter = &entry.ID
+			}
+		}
 		if err != nil {
-			return billing.BalanceEntry{}, err
-		}
-		list, more := n.list()
-		for _, n := range list {
-			entry, err := balanceEntry(op, "", n)
-			if err != nil {
-				return billing.BalanceEntry{}, err
-			}
-			if entry.Reference == reference {
-				return entry, nil
-			}
-			after = entry.ID
-		}
-		if !more || len(list) == 0 {
-			return billing.BalanceEntry{}, &billing.GatewayError{Op: op, Kind: billing.ErrNotFound, Message: "no change of the balance carries this reference"}
+			yield(billing.BalanceEntry{}, err)
 		}
 	}
 }

@@ -73,8 +73,9 @@ func (g *Gateway) FindCustomer(ctx context.Context, account string) (billing.Cus
 var quote = strings.NewReplacer(`\`, `\\`, `'`, `\'`)
 
 // State fetches the customer, the subscriptions and the invoices; see
-// billing.Gateway. It takes three requests, and one more for each list that is
-// too long to come within its object.
+// billing.Gateway. It takes three requests, one more for each list that is too
+// long to come within its object, and one for each open invoice whose payment
+// was tried.
 func (g *Gateway) State(ctx context.Context, customerID string) (billing.State, error) {
 	const op = "fetch customer"
 	path, err := objectPath(op, "/v1/customers/%s", customerID)
@@ -92,6 +93,9 @@ func (g *Gateway) State(ctx context.Context, customerID string) (billing.State, 
 	// The subscriptions come last: what matters most is what is freshest. A
 	// deleted customer may have no lists any more.
 	state.Invoices, _, err = g.Invoices(ctx, customerID, "")
+	if err == nil {
+		err = g.attempts(ctx, state.Invoices)
+	}
 	if err == nil {
 		state.Subscriptions, err = g.subscriptions(ctx, customerID)
 	}

@@ -66,6 +66,7 @@ func decodeSubscription(n node) billing.Subscription {
 	items, _ := n.at("items").list()
 	s.Items = decodeItems(items, n)
 	s.Period = spanOf(s.Items, periodOf(n))
+	s.Scheduled = decodeScheduled(n.at("schedule"), &s)
 	return s
 }
 
@@ -193,6 +194,7 @@ func decodeDiscount(n node) billing.Discount {
 	}
 	coupon := n.at("source", "coupon").or(n.at("coupon")) // moved in clover
 	d.CouponID = coupon.id()
+	d.Reference = coupon.at("metadata").at(billing.MetadataReference).text()
 	d.PromotionCode = n.at("promotion_code").id()
 	d.Start = n.at("start").time()
 	d.End = n.at("end").time()
@@ -242,6 +244,7 @@ func decodeInvoice(n node) billing.Invoice {
 		Metadata:           n.at("metadata").dict(),
 		Livemode:           n.at("livemode").flag(),
 	}
+	decodeAttempt(n.at("payment_intent"), &inv)
 	decodePayments(n, &inv)
 	lines, _ := n.at("lines").list()
 	inv.Lines = decodeLines(lines, currency)
@@ -258,6 +261,7 @@ func decodePayments(n node, inv *billing.Invoice) {
 		if id := intent.id(); id != "" {
 			inv.PaymentIntentID = id
 		}
+		decodeAttempt(intent, inv)
 		if id := p.at("charge").or(intent.at("latest_charge")).id(); id != "" {
 			inv.ChargeID = id
 		}
@@ -265,6 +269,21 @@ func decodePayments(n node, inv *billing.Invoice) {
 			return
 		}
 	}
+}
+
+// decodeAttempt reads what a payment intent, where it is an object, tells of
+// the last attempt at an open invoice.
+func decodeAttempt(intent node, inv *billing.Invoice) {
+	if !intent.object() || inv.Status != billing.InvoiceOpen {
+		return
+	}
+	inv.ActionRequired = intent.at("status").text() == "requires_action"
+	failure := intent.at("last_payment_error")
+	if inv.ActionRequired || failure.null() {
+		return
+	}
+	inv.DeclineCode = failure.at("decline_code").or(failure.at("code")).text()
+	inv.FailedMethod = failure.at("payment_method").id()
 }
 
 // decodeTax sums the taxes of an invoice: total_taxes since basil, before it

@@ -21,14 +21,20 @@ import (
 // Verify; the rest has good defaults.
 type Config struct {
 	// SecretKey is the API key: sk_test_…, sk_live_…, or a restricted one
-	// (rk_…) that may write customers, subscriptions, invoices, checkout and
-	// portal sessions, and read prices, promotion codes and events.
+	// (rk_…) that may write customers, subscriptions, invoices, credit notes,
+	// coupons, setup intents, checkout and portal sessions, and read prices,
+	// promotion codes, payment methods, payment intents and events.
 	SecretKey string
 	// WebhookSecrets are the signing secrets (whsec_…) of the endpoints whose
 	// events Verify accepts: more than one while a secret is being rotated.
 	// An empty one is an error, for anybody can sign with it. With none, Verify
 	// refuses everything.
 	WebhookSecrets []string
+	// UsageRecords makes ApplyCatalog bill metered prices by usage records
+	// instead of meters: for accounts of before meters. Stripe took them away
+	// with API version 2025-03-31.basil. Usage is reported to either kind,
+	// whichever an account's price is of.
+	UsageRecords bool
 	// URL is the base of the API, https://api.stripe.com by default: set it to
 	// reach a simulator. A live key is sent over https only.
 	URL string
@@ -65,6 +71,7 @@ type Gateway struct {
 	traced         bool // the transport tells of connections
 	key            string
 	livemode       bool
+	usageRecords   bool
 	webhookSecrets [][]byte
 	timeout        time.Duration
 	retries        int
@@ -88,15 +95,17 @@ func New(config Config) (*Gateway, error) {
 		return nil, errors.New("billingstripe: Config.SecretKey is not a Stripe secret key, such as sk_test_… or rk_live_…")
 	}
 	g := &Gateway{
-		key:       key,
-		livemode:  match[1] == "live",
-		timeout:   config.Timeout,
-		retries:   config.Retries,
-		tolerance: config.Tolerance,
-		maxBody:   config.MaxBody,
-		now:       config.Now,
-		sleep:     sleep,
-		log:       config.Logger,
+		key:      key,
+		livemode: match[1] == "live",
+
+		usageRecords: config.UsageRecords,
+		timeout:      config.Timeout,
+		retries:      config.Retries,
+		tolerance:    config.Tolerance,
+		maxBody:      config.MaxBody,
+		now:          config.Now,
+		sleep:        sleep,
+		log:          config.Logger,
 	}
 	for i, secret := range config.WebhookSecrets {
 		secret = strings.TrimSpace(secret) // a file's trailing newline is no part of it

@@ -87,6 +87,7 @@ func TestLongListsAreReadWhole(t *testing.T) {
 		"GET /v1/subscriptions":           pages(subscription),
 		"GET /v1/subscription_items":      pages(items...),
 		"GET /v1/invoices":                pages(invoice),
+		"GET /v1/payment_intents/pi_1":    always(object{"id": "pi_1", "object": "payment_intent", "status": "requires_payment_method"}),
 		"GET /v1/invoices/in_1/lines":     pages(lines...),
 		"GET /v1/invoices/upcoming":       always(invoice),
 		"GET /v1/invoices/upcoming/lines": pages(lines...),

@@ -11,6 +11,10 @@ import (
 // Invoices lists a customer's invoices; see billing.Gateway. A page has at most
 // 100.
 func (g *Gateway) Invoices(ctx context.Context, customerID, after string) ([]billing.Invoice, bool, error) {
+	return g.invoices(ctx, customerID, after, func(*stripe.InvoiceListParams) {})
+}
+
+func (g *Gateway) invoices(ctx context.Context, customerID, after string, set func(*stripe.InvoiceListParams)) ([]billing.Invoice, bool, error) {
 	const op = "list invoices"
 	if customerID == "" {
 		return nil, false, invalid(op, "the customer is empty")
@@ -18,6 +22,7 @@ func (g *Gateway) Invoices(ctx context.Context, customerID, after string) ([]bil
 	params := &stripe.InvoiceListParams{Customer: &customerID}
 	params.Limit = stripe.Int64(pageSize)
 	params.StartingAfter = optional(after)
+	set(params)
 	n, err := g.call(ctx, get(op, "/v1/invoices", params))
 	if err != nil {
 		return nil, false, err

@@ -3,13 +3,9 @@ package billingstripe
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/stripe/stripe-go/v76"
 
@@ -19,53 +15,72 @@ import (
 // remoteCatalog is what Stripe has.
 type remoteCatalog struct {
 	products []remoteProduct
-	prices   []billing.Price
-	ids      map[string]string // of prices, by lookup key
+	prices   []remotePrice
+	coupons  []remoteCoupon
+	meters   []remoteMeter
+	ids      map[string]string // of prices by lookup key, of meters by "meter " and event name
 }
 
 type remoteProduct struct {
-	id, name, description, plan, defaultPrice string
-	active                                    bool
+	id, name, description, key, catalog, defaultPrice string
+	active                                            bool
+}
+
+type remotePrice struct {
+	billing.Price
+	tiers     []offeredTier
+	aggregate string
 }
 
 func (g *Gateway) plan(ctx context.Context, catalog *billing.Catalog) (*Diff, *remoteCatalog, error) {
-	remote, err := g.fetchCatalog(ctx, catalog)
+	sold, err := offers(catalog)
 	if err != nil {
 		return nil, nil, err
 	}
-	p := planner{remote: remote, claimed: map[string]string{}, kept: map[string]bool{}}
-	for _, plan := range catalog.Plans() {
-		if len(plan.Prices) > 0 {
-			p.claim(plan)
-		}
-		for _, price := range plan.Prices {
-			for _, id := range price.PriceIDs {
+	remote, err := g.fetchCatalog(ctx, catalog, sold)
+	if err != nil {
+		return nil, nil, err
+	}
+	p := planner{remote: remote, name: catalog.Name(), offers: sold, usageRecords: g.usageRecords, claimed: map[string]string{}, kept: map[string]bool{}}
+	for _, o := range sold {
+		p.claim(o)
+		for _, price := range o.prices {
+			for _, id := range price.keep {
 				p.kept[id] = true
 			}
 		}
 	}
-	for _, plan := range catalog.Plans() {
-		if len(plan.Prices) == 0 {
-			continue
-		}
-		if err := p.plan(plan); err != nil {
+	if err := p.planMeters(catalog); err != nil {
+		return nil, nil, err
+	}
+	meters := p.archived // what uses them goes before
+	p.archived = nil
+	for _, o := range sold {
+		if err := p.plan(o); err != nil {
 			return nil, nil, err
 		}
 	}
+	if err := p.planCoupons(catalog); err != nil {
+		return nil, nil, err
+	}
 	p.gone()
-	return &Diff{slices.Concat(p.products, p.changes, p.defaults, p.archived), catalog}, remote, nil
+	return &Diff{slices.Concat(p.products, p.meters, p.changes, p.defaults, p.coupons, p.archived, meters), catalog}, remote, nil
 }
 
-// fetchCatalog reads the products that carry a plan or have a price with one of
-// the catalogue's lookup keys, and the prices of these.
-func (g *Gateway) fetchCatalog(ctx context.Context, catalog *billing.Catalog) (*remoteCatalog, error) {
+// fetchCatalog reads the products of this catalogue, or that have a price with
+// one of its lookup keys, the prices of these, the coupons, and the meters.
+func (g *Gateway) fetchCatalog(ctx context.Context, catalog *billing.Catalog, sold []offer) (*remoteCatalog, error) {
 	remote := &remoteCatalog{ids: map[string]string{}}
 	root := node{doc: &document{}}
 	ours := map[string]bool{}
-	for _, plan := range catalog.Plans() {
-		ours[productID(plan.ID)] = true
+	var keys []string
+	for _, o := range sold {
+		ours[o.id] = true
+		for _, p := range o.prices {
+			keys = append(keys, p.lookupKey)
+		}
 	}
-	for keys := range slices.Chunk(lookupKeys(catalog), 10) {
+	for keys := range slices.Chunk(keys, 10) {
 		params := &stripe.PriceListParams{LookupKeys: stripe.StringSlice(keys)}
 		list, err := g.all(ctx, root, "list prices", "", "/v1/prices", params, &params.ListParams)
 		if err != nil {
@@ -80,22 +95,25 @@ func (g *Gateway) fetchCatalog(ctx context.Context, catalog *billing.Catalog) (*
 	if err != nil {
 		return nil, err
 	}
+	metered := len(catalog.Meters()) > 0
 	for _, n := range products {
+		metadata := n.at("metadata").dict()
 		product := remoteProduct{
-			id: n.at("id").text(), name: n.at("name").text(), description: n.at("description").text(),
-			plan: n.at("metadata").dict()[billing.MetadataPlan], defaultPrice: n.at("default_price").id(), active: n.at("active").flag(),
+			id: n.at("id").text(), name: n.at("name").text(), description: n.at("description").text(), key: keyOf(metadata), catalog: metadata[billing.MetadataCatalog],
+			defaultPrice: n.at("default_price").id(), active: n.at("active").flag(),
 		}
-		if product.plan == "" && !ours[product.id] {
+		if (product.key == "" || product.catalog != catalog.Name()) && !ours[product.id] {
 			continue
 		}
 		remote.products = append(remote.products, product)
-		params := &stripe.PriceListParams{Product: &product.id}
+		params := &stripe.PriceListParams{Product: &product.id, Expand: stripe.StringSlice([]string{"data.tiers"})}
 		prices, err := g.all(ctx, root, "list prices", "", "/v1/prices", params, &params.ListParams)
 		if err != nil {
 			return nil, err
 		}
 		for _, n := range prices {
-			price := decodePrice(n)
+			price := decodeRemotePrice(n)
+			metered = metered || price.MeterID != ""
 			remote.prices = append(remote.prices, price)
 			if price.LookupKey != "" {
 				remote.ids[price.LookupKey] = price.ID
@@ -104,30 +122,50 @@ func (g *Gateway) fetchCatalog(ctx context.Context, catalog *billing.Catalog) (*
 	}
 	// Lists come newest first; the oldest product of a plan is its product.
 	slices.Reverse(remote.products)
+	if remote.coupons, err = g.fetchCoupons(ctx, root); err != nil {
+		return nil, err
+	}
+	if metered && !g.usageRecords {
+		if remote.meters, err = g.fetchMeters(ctx, root); err != nil {
+			return nil, err
+		}
+	}
 	return remote, check("list prices", "", root, true)
 }
 
-func lookupKeys(catalog *billing.Catalog) []string {
-	var keys []string
-	for _, plan := range catalog.Plans() {
-		for _, price := range plan.Prices {
-			keys = append(keys, price.LookupKey)
+func decodeRemotePrice(n node) remotePrice {
+	p := remotePrice{Price: decodePrice(n), aggregate: n.at("recurring", "aggregate_usage").text()}
+	tiers, _ := n.at("tiers").list()
+	for _, t := range tiers {
+		tier := offeredTier{upTo: "inf"}
+		if up := t.at("up_to").number(); up != 0 {
+			tier.upTo = strconv.FormatInt(up, 10)
 		}
+		if rat := t.at("unit_amount_decimal").or(t.at("unit_amount")).rat(); rat != nil {
+			tier.unit = plain(rat)
+		}
+		if !t.at("flat_amount_decimal").or(t.at("flat_amount")).null() {
+			tier.unit += " and a flat amount" // a catalogue has none
+		}
+		p.tiers = append(p.tiers, tier)
 	}
-	return keys
+	return p
 }
 
 // planner compares one catalogue with what Stripe has.
 type planner struct {
-	remote  *remoteCatalog
-	claimed map[string]string // product ID by plan
-	kept    map[string]bool   // prices that stay as they are, or are replaced already
+	remote       *remoteCatalog
+	name         string
+	offers       []offer
+	usageRecords bool
+	claimed      map[string]string // product ID by offer
+	kept         map[string]bool   // prices that stay as they are, or are replaced already
 
-	products, changes, defaults, archived []Step
+	products, meters, changes, defaults, coupons, archived []Step
 }
 
-// claim finds the product of a plan.
-func (p *planner) claim(plan billing.Plan) {
+// claim finds the product of an offer.
+func (p *planner) claim(o offer) {
 	taken := func(id string) bool {
 		for _, other := range p.claimed {
 			if other == id {
@@ -138,23 +176,23 @@ func (p *planner) claim(plan billing.Plan) {
 	}
 	for _, active := range []bool{true, false} {
 		for _, product := range p.remote.products {
-			if product.plan == plan.ID && product.active == active {
-				p.claimed[plan.ID] = product.id
+			if product.key == o.key && product.catalog == p.name && product.active == active {
+				p.claimed[o.key] = product.id
 				return
 			}
 		}
 	}
-	if product := p.product(productID(plan.ID)); product != nil && product.plan == "" {
-		p.claimed[plan.ID] = product.id
+	if product := p.product(o.id); product != nil && product.key == "" {
+		p.claimed[o.key] = product.id
 		return
 	}
-	for _, want := range plan.Prices {
+	for _, want := range o.prices {
 		for _, price := range p.remote.prices {
-			if price.LookupKey != want.LookupKey || taken(price.ProductID) {
+			if price.LookupKey != want.lookupKey || taken(price.ProductID) {
 				continue
 			}
-			if product := p.product(price.ProductID); product != nil && product.plan == "" {
-				p.claimed[plan.ID] = product.id
+			if product := p.product(price.ProductID); product != nil && product.key == "" {
+				p.claimed[o.key] = product.id
 				return
 			}
 		}
@@ -170,47 +208,45 @@ func (p *planner) product(id string) *remoteProduct {
 	return nil
 }
 
-// plan compares one plan with its product and prices.
-func (p *planner) plan(plan billing.Plan) error {
-	id := p.claimed[plan.ID]
+// plan compares one offer with its product and prices.
+func (p *planner) plan(o offer) error {
+	id := p.claimed[o.key]
 	if product := p.product(id); product != nil {
-		p.updateProduct(plan, product)
+		p.updateProduct(o, product)
 	} else {
-		id = productID(plan.ID)
-		p.claimed[plan.ID] = id
+		id = o.id
+		p.claimed[o.key] = id
 		p.products = append(p.products, Step{
-			Action: Create, Object: "product", Name: plan.ID, ID: id,
-			Changes: changes(FieldChange{"name", "", plan.Name}, FieldChange{"description", "", plan.Description}),
-			product: &stripe.ProductParams{
-				ID: &id, Name: stripe.String(plan.Name), Description: optional(plan.Description), Metadata: map[string]string{billing.MetadataPlan: plan.ID},
-			},
+			Action: Create, Object: "product", Name: o.key, ID: id, method: "POST", path: "/v1/products",
+			Changes: changes(FieldChange{"name", "", o.name}, FieldChange{"description", "", o.description}),
+			params:  &stripe.ProductParams{ID: &id, Name: stripe.String(o.name), Description: optional(o.description), Metadata: o.metadata},
 		})
 	}
-	for _, want := range plan.Prices {
-		if err := p.planPrice(plan, id, want); err != nil {
+	for i := range o.prices {
+		if err := p.planPrice(&o, id, &o.prices[i]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (p *planner) updateProduct(plan billing.Plan, product *remoteProduct) {
+func (p *planner) updateProduct(o offer, product *remoteProduct) {
 	params := &stripe.ProductParams{}
-	step := Step{Action: Update, Object: "product", Name: plan.ID, ID: product.id, product: params}
+	step := Step{Action: Update, Object: "product", Name: o.key, ID: product.id, method: "POST", path: "/v1/products/" + product.id, params: params}
 	step.Changes = changes(
-		FieldChange{"name", product.name, plan.Name},
-		FieldChange{"description", product.description, plan.Description},
-		FieldChange{"plan", product.plan, plan.ID},
+		FieldChange{"name", product.name, o.name},
+		FieldChange{"description", product.description, o.description},
+		FieldChange{"plan", product.key, o.key},
 		FieldChange{"active", strconv.FormatBool(product.active), "true"},
 	)
 	for _, c := range step.Changes {
 		switch c.Field {
 		case "name":
-			params.Name = stripe.String(plan.Name)
+			params.Name = stripe.String(o.name)
 		case "description":
-			params.Description = stripe.String(plan.Description)
+			params.Description = stripe.String(o.description)
 		case "plan":
-			params.Metadata = map[string]string{billing.MetadataPlan: plan.ID}
+			params.Metadata = o.metadata
 		case "active":
 			params.Active = stripe.Bool(true)
 		}
@@ -221,58 +257,76 @@ func (p *planner) updateProduct(plan billing.Plan, product *remoteProduct) {
 }
 
 // planPrice compares one price with the one that has its lookup key.
-func (p *planner) planPrice(plan billing.Plan, product string, want billing.PlanPrice) error {
-	amount, err := toStripe(want.Amount)
-	if err != nil {
-		return fmt.Errorf("plan %q, price %q: %w", plan.ID, want.LookupKey, err)
+func (p *planner) planPrice(o *offer, product string, want *offeredPrice) error {
+	params, meter := want.params(product, p.usageRecords), ""
+	if want.meter != nil && !p.usageRecords {
+		meter = want.meter.Event
 	}
-	carries := map[string]string{billing.MetadataPlan: plan.ID}
-	params := &stripe.PriceParams{
-		Product: &product, Currency: stripe.String(strings.ToLower(want.Amount.Currency)), UnitAmount: &amount, LookupKey: stripe.String(want.LookupKey),
-		Recurring: &stripe.PriceRecurringParams{Interval: stripe.String(string(want.Interval)), IntervalCount: stripe.Int64(want.IntervalCount)},
-		Metadata:  carries,
-	}
-	i := slices.IndexFunc(p.remote.prices, func(price billing.Price) bool { return price.LookupKey == want.LookupKey })
+	sale := Step{Object: "price", Name: want.lookupKey, method: "POST", path: "/v1/prices", params: params, meter: meter}
+	i := slices.IndexFunc(p.remote.prices, func(price remotePrice) bool { return price.LookupKey == want.lookupKey })
 	if i < 0 {
-		p.changes = append(p.changes, Step{
-			Action: Create, Object: "price", Name: want.LookupKey, price: params,
-			Changes: changes(FieldChange{"amount", "", want.Amount.String()}, FieldChange{"interval", "", interval(want.Interval, want.IntervalCount)}),
-		})
+		sale.Action = Create
+		sale.Changes = changes(FieldChange{"amount", "", want.amount}, FieldChange{"interval", "", interval(want.interval, want.count)}, FieldChange{"meter", "", meter})
+		p.changes = append(p.changes, sale)
 		return nil
 	}
 	have := p.remote.prices[i]
+	holder := p.product(have.ProductID)
+	for _, catalog := range []string{have.Metadata[billing.MetadataCatalog], holder.catalog} {
+		if named := keyOf(have.Metadata) != "" || holder.key != ""; named && catalog != p.name && (catalog != "" || have.Metadata[billing.MetadataCatalog] == holder.catalog) {
+			return &ConflictError{Object: "price", Name: want.lookupKey, ID: have.ID, Owner: catalog}
+		}
+	}
 	fixed := changes(
-		FieldChange{"amount", amountOf(have), want.Amount.String()},
-		FieldChange{"currency", have.UnitAmount.Currency, want.Amount.Currency},
-		FieldChange{"interval", interval(have.Interval, have.IntervalCount), interval(want.Interval, want.IntervalCount)},
-		FieldChange{"metered", strconv.FormatBool(have.Metered), "false"},
+		FieldChange{"amount", have.amount(), want.amount},
+		FieldChange{"currency", have.UnitAmount.Currency, want.currency},
+		FieldChange{"interval", interval(have.Interval, have.IntervalCount), interval(want.interval, want.count)},
+		FieldChange{"metered", strconv.FormatBool(have.Metered), strconv.FormatBool(want.meter != nil)},
+		FieldChange{"meter", p.eventOf(have.MeterID), meter},
 		FieldChange{"product", have.ProductID, product},
 	)
-	owner := have.Metadata[billing.MetadataPlan]
+	version := ""
+	if want.versioned && (want.want > 1 || have.Metadata[billing.MetadataVersion] != "") {
+		is := o.version(have.Price)
+		version = strconv.FormatInt(is, 10)
+		fixed = append(fixed, changes(FieldChange{"version", version, strconv.FormatInt(want.want, 10)})...)
+	}
+	step := Step{Action: Update, Object: "price", Name: want.lookupKey, ID: have.ID, method: "POST", path: "/v1/prices/" + have.ID}
+	owner := keyOf(have.Metadata)
 	if len(fixed) > 0 {
-		if owner == "" {
-			// Its subscriptions are known by this once the lookup key is gone.
-			p.changes = append(p.changes, Step{
-				Action: Update, Object: "price", Name: want.LookupKey, ID: have.ID, price: &stripe.PriceParams{Metadata: carries},
-				Changes: []FieldChange{{"plan", "", plan.ID}},
-			})
+		// Its subscriptions are known by this once the lookup key is gone.
+		marks := o.marks()
+		if version != "" {
+			marks[billing.MetadataVersion] = version
+		}
+		step.Changes = changes(FieldChange{"plan", owner, cmp.Or(owner, o.key)}, FieldChange{"version", have.Metadata[billing.MetadataVersion], version})
+		if len(step.Changes) > 0 && (owner == "" || owner == o.key) {
+			step.params = &stripe.PriceParams{Metadata: marks}
+			p.changes = append(p.changes, step)
 		}
 		params.TransferLookupKey = stripe.Bool(true)
-		p.changes = append(p.changes, Step{Action: Replace, Object: "price", Name: want.LookupKey, ID: have.ID, price: params, Changes: fixed})
-		p.retire(have, want.LookupKey)
+		sale.Action, sale.ID, sale.Changes = Replace, have.ID, fixed
+		p.changes = append(p.changes, sale)
+		if o.sells(have) {
+			p.kept[have.ID] = true
+		} else {
+			p.retire(have, want.lookupKey)
+		}
 		return nil
 	}
 	p.kept[have.ID] = true
-	params = &stripe.PriceParams{}
-	step := Step{Action: Update, Object: "price", Name: want.LookupKey, ID: have.ID, price: params, Changes: changes(
-		FieldChange{"plan", owner, plan.ID}, FieldChange{"active", strconv.FormatBool(have.Active), "true"},
-	)}
+	update := &stripe.PriceParams{}
+	step.params = update
+	step.Changes = changes(
+		FieldChange{"plan", owner, o.key}, FieldChange{"version", have.Metadata[billing.MetadataVersion], version},
+		FieldChange{"active", strconv.FormatBool(have.Active), "true"},
+	)
 	for _, c := range step.Changes {
 		switch c.Field {
-		case "plan":
-			params.Metadata = carries
+		case "plan", "version":
+			update.Metadata = want.metadata
 		case "active":
-			params.Active = stripe.Bool(true)
+			update.Active = stripe.Bool(true)
 		}
 	}
 	if len(step.Changes) > 0 {
@@ -281,33 +335,52 @@ func (p *planner) planPrice(plan billing.Plan, product string, want billing.Plan
 	return nil
 }
 
+// eventOf names a meter by its event; one that isn't known by its ID.
+func (p *planner) eventOf(meter string) string {
+	for _, m := range p.remote.meters {
+		if m.id == meter {
+			return m.event
+		}
+	}
+	return meter
+}
+
 // retire archives a price. Stripe doesn't archive the default price of a
 // product: another one, or none, becomes the default before.
-func (p *planner) retire(price billing.Price, successor string) {
+func (p *planner) retire(price remotePrice, successor string) {
 	p.kept[price.ID] = true
 	if !price.Active {
 		return
 	}
 	if product := p.product(price.ProductID); product != nil && product.defaultPrice == price.ID {
-		step := Step{
-			Action: Update, Object: "product", Name: cmp.Or(product.plan, product.id), ID: product.id, defaultKey: successor,
-			Changes: []FieldChange{{"default price", price.ID, successor}}, product: &stripe.ProductParams{},
-		}
+		params := &stripe.ProductParams{}
 		if successor == "" {
-			step.product.AddExtra("default_price", "")
+			params.AddExtra("default_price", "")
 		}
-		p.defaults = append(p.defaults, step)
+		p.defaults = append(p.defaults, Step{
+			Action: Update, Object: "product", Name: cmp.Or(product.key, product.id), ID: product.id, defaultKey: successor, method: "POST", path: "/v1/products/" + product.id,
+			Changes: []FieldChange{{"default price", price.ID, successor}}, params: params,
+		})
 	}
 	p.archived = append(p.archived, Step{
-		Action: Archive, Object: "price", Name: cmp.Or(price.LookupKey, amountOf(price)), ID: price.ID,
-		Changes: []FieldChange{{"active", "true", "false"}}, price: &stripe.PriceParams{Active: stripe.Bool(false)},
+		Action: Archive, Object: "price", Name: cmp.Or(price.LookupKey, price.amount()), ID: price.ID, method: "POST", path: "/v1/prices/" + price.ID,
+		Changes: []FieldChange{{"active", "true", "false"}}, params: &stripe.PriceParams{Active: stripe.Bool(false)},
 	})
 }
 
-// gone archives what carries a plan and isn't in the catalogue.
+// sells reports whether a price is of an older version that the catalogue
+// lists: it stays active, for its subscribers' seats and add-ons to change.
+func (o *offer) sells(price remotePrice) bool {
+	return len(o.older) > 0 && (keyOf(price.Metadata) == o.key || keyOf(price.Metadata) == "") && o.older[o.version(price.Price)]
+}
+
+// gone archives what is of this catalogue and isn't in it.
 func (p *planner) gone() {
 	for _, price := range p.remote.prices {
-		if p.kept[price.ID] || price.Metadata[billing.MetadataPlan] == "" {
+		if p.kept[price.ID] || keyOf(price.Metadata) == "" || price.Metadata[billing.MetadataCatalog] != p.name {
+			continue
+		}
+		if slices.ContainsFunc(p.offers, func(o offer) bool { return keyOf(price.Metadata) == o.key && o.sells(price) }) {
 			continue
 		}
 		p.retire(price, p.successor(price))
@@ -317,10 +390,10 @@ func (p *planner) gone() {
 		used[id] = true
 	}
 	for _, product := range p.remote.products {
-		if product.active && product.plan != "" && !used[product.id] {
+		if product.active && product.key != "" && product.catalog == p.name && !used[product.id] {
 			p.archived = append(p.archived, Step{
-				Action: Archive, Object: "product", Name: product.plan, ID: product.id,
-				Changes: []FieldChange{{"active", "true", "false"}}, product: &stripe.ProductParams{Active: stripe.Bool(false)},
+				Action: Archive, Object: "product", Name: product.key, ID: product.id, method: "POST", path: "/v1/products/" + product.id,
+				Changes: []FieldChange{{"active", "true", "false"}}, params: &stripe.ProductParams{Active: stripe.Bool(false)},
 			})
 		}
 	}
@@ -328,7 +401,7 @@ func (p *planner) gone() {
 
 // successor is the lookup key of a price that stays on the product of one that
 // goes, or empty.
-func (p *planner) successor(gone billing.Price) string {
+func (p *planner) successor(gone remotePrice) string {
 	for _, price := range p.remote.prices {
 		if price.ProductID == gone.ProductID && price.ID != gone.ID && p.kept[price.ID] && price.Active && price.LookupKey != "" {
 			return price.LookupKey
@@ -352,26 +425,17 @@ func interval(i billing.Interval, count int64) string {
 	return string(i)
 }
 
-// amountOf writes the amount of a price; tiers, and parts of a minor unit, are
-// never equal to an amount of a catalogue.
-func amountOf(price billing.Price) string {
-	if price.UnitAmountDecimal == "" {
+// amount writes the amount of a price; parts of a minor unit are never equal to
+// an amount of a licensed price, nor a flat amount of a tier to a metered one.
+func (p *remotePrice) amount() string {
+	switch {
+	case p.UnitAmountDecimal == "" && len(p.tiers) > 0:
+		return tiersText(p.tiers)
+	case p.UnitAmountDecimal == "":
 		return "tiers"
 	}
-	if whole := strconv.FormatInt(price.UnitAmount.Amount, 10); whole != price.UnitAmountDecimal {
-		return price.UnitAmountDecimal + " minor units"
+	if whole := strconv.FormatInt(p.UnitAmount.Amount, 10); whole != p.UnitAmountDecimal {
+		return p.UnitAmountDecimal + " minor units"
 	}
-	return price.UnitAmount.String()
-}
-
-var plainID = regexp.MustCompile(`^[0-9A-Za-z_-]{1,100}$`)
-
-// productID is the ID of the product that is made for a plan: always the same,
-// so that it is made once.
-func productID(plan string) string {
-	if plainID.MatchString(plan) {
-		return "commerce_" + plan
-	}
-	sum := sha256.Sum256([]byte(plan))
-	return "commerce_" + hex.EncodeToString(sum[:8])
+	return p.UnitAmount.String()
 }

@@ -98,9 +98,10 @@ func TestRequestsAreStripes(t *testing.T) {
 	for _, mock := range []struct {
 		release string
 		args    []string
+		meters  bool // it knows them
 	}{
-		{"v183", []string{"-strict-version-check"}},
-		{"v185", nil},
+		{"v183", []string{"-strict-version-check"}, false},
+		{"v185", nil, true},
 	} {
 		t.Run(mock.release, func(t *testing.T) {
 			seen := &recorder{statuses: map[string]int{}, versions: map[string]bool{}}
@@ -109,10 +110,13 @@ func TestRequestsAreStripes(t *testing.T) {
 				URL:        startStripeMock(t, mock.release, mock.args...),
 				HTTPClient: &http.Client{Transport: seen},
 				Retries:    -1,
+
+				UsageRecords: !mock.meters,
 			})
 			require.NoError(t, err)
 			callEverything(t, g)
 			applyEverything(t, g, seen)
+			countEverything(t, g, mock.meters)
 			for call, status := range seen.statuses {
 				assert.Equal(t, http.StatusOK, status, call)
 			}
@@ -145,9 +149,10 @@ func callEverything(t *testing.T, g *billingstripe.Gateway) {
 
 	items := []billing.LineItem{{PriceID: "price_1", Quantity: 2}, {PriceID: "price_metered"}}
 	for key, req := range map[string]billing.SubscribeRequest{
-		"k2": {CustomerID: customer.ID, Account: "acc_1", Items: items},
-		"k3": {CustomerID: customer.ID, Account: "acc_1", Items: items, TrialEnd: time.Now().Add(1000 * time.Hour), CouponID: "coupon_1", Metadata: map[string]string{"a": "b"}},
-		"k4": {CustomerID: customer.ID, Account: "acc_1", Items: items, PromotionCode: "SPRING"},
+		"k2":  {CustomerID: customer.ID, Account: "acc_1", Items: items},
+		"k3":  {CustomerID: customer.ID, Account: "acc_1", Items: items, TrialEnd: time.Now().Add(1000 * time.Hour), CouponID: "coupon_1", Metadata: map[string]string{"a": "b"}},
+		"k4":  {CustomerID: customer.ID, Account: "acc_1", Items: items, PromotionCode: "SPRING"},
+		"k4b": {CustomerID: customer.ID, Account: "acc_1", Items: items, TrialEnd: time.Now().Add(1000 * time.Hour), TrialWithoutCard: true, PaymentMethod: "pm_1"},
 	} {
 		_, err := g.Subscribe(ctx, req, key)
 		require.NoError(t, err)
@@ -165,7 +170,8 @@ func callEverything(t *testing.T, g *billingstripe.Gateway) {
 		{CancelAtPeriodEnd: &no, CancelReason: "changed my mind"},
 		{TrialEnd: time.Now().Add(100 * time.Hour), Metadata: map[string]string{"a": "b"}},
 		{TrialEnd: time.Now()},
-		{PauseCollection: &void},
+		{PauseCollection: &void, PauseUntil: time.Now().Add(1000 * time.Hour)},
+		{AnchorNow: true, Proration: "none", PauseCollection: &collect},
 		{PauseCollection: &collect, PaymentMethod: "pm_1"},
 		{Items: change.Items, Proration: "none", IfUnpaid: "pending_if_incomplete"},
 	} {
@@ -180,7 +186,7 @@ func callEverything(t *testing.T, g *billingstripe.Gateway) {
 	require.NoError(t, err)
 
 	checkout, err := g.CreateCheckout(ctx, billing.CheckoutRequest{
-		CustomerID: customer.ID, Account: "acc_1", Items: items, TrialDays: 14, CouponID: "coupon_1",
+		CustomerID: customer.ID, Account: "acc_1", Items: items, TrialDays: 14, TrialWithoutCard: true, CouponID: "coupon_1",
 		SuccessURL: "https://example.com/done?session={CHECKOUT_SESSION_ID}", CancelURL: "https://example.com/plans",
 		ExpiresAt: time.Now().Add(time.Hour), Metadata: map[string]string{"a": "b"},
 	}, "k7")
@@ -197,9 +203,57 @@ func callEverything(t *testing.T, g *billingstripe.Gateway) {
 	require.NotEmpty(t, page)
 	_, _, err = g.Invoices(ctx, customer.ID, "in_1")
 	require.NoError(t, err)
+	_, err = g.Invoice(ctx, "in_1")
+	require.NoError(t, err)
+	_, err = g.PayInvoice(ctx, "in_1", billing.PayRequest{PaymentMethod: "pm_1", OffSession: true}, "k20")
+	require.NoError(t, err)
+	pm, err := g.PaymentMethod(ctx, "pm_1")
+	require.NoError(t, err)
+	require.Equal(t, "card", pm.Type)
+	require.NotEmpty(t, pm.Fingerprint)
+	_, err = g.CreateSetup(ctx, customer.ID, "k21")
+	require.NoError(t, err)
+	require.NoError(t, g.SetPaymentMethod(ctx, customer.ID, "sub_1", pm.ID, "k22"))
+	_, err = g.UnpauseSubscription(ctx, "sub_1", "k23")
+	require.NoError(t, err)
+	for i, req := range []billing.CreditNoteRequest{{}, {ToBalance: true, Reason: billing.RefundOrderChange}, {Open: true}} {
+		req.InvoiceID, req.Amount, req.Reference = "in_1", billing.Money{Amount: 100, Currency: "USD"}, "r"
+		_, err = g.CreateCreditNote(ctx, req, "k24"+string(rune('a'+i)))
+		require.NoError(t, err)
+	}
+	_, err = g.FindCreditNote(ctx, "in_1", "r")
+	require.ErrorIs(t, err, billing.ErrNotFound, "the mock keeps no metadata")
+	_, err = g.AddBalance(ctx, customer.ID, billing.Money{Amount: -100, Currency: "USD"}, "r", "k25")
+	require.NoError(t, err)
+	_, err = g.FindBalance(ctx, customer.ID, "r")
+	require.ErrorIs(t, err, billing.ErrNotFound, "the mock keeps no metadata")
 	_, _, err = g.Events(ctx, time.Now().Add(-24*time.Hour), "")
 	require.NoError(t, err)
 	_, _, err = g.Events(ctx, time.Now().Add(-24*time.Hour), "evt_1")
+	require.NoError(t, err)
+	_, err = g.EraseCustomer(ctx, customer.ID)
+	require.NoError(t, err)
+}
+
+// countEverything schedules a change, and reports and reads use.
+func countEverything(t *testing.T, g *billingstripe.Gateway, meters bool) {
+	t.Helper()
+	ctx := t.Context()
+	state, err := g.State(ctx, "cus_1")
+	require.NoError(t, err)
+	sub := state.Subscriptions[0]
+	_, err = g.Schedule(ctx, sub.ID, billing.ScheduleRequest{
+		At: sub.Period.To, Items: []billing.LineItem{{PriceID: "price_1", Quantity: 2}, {PriceID: "price_metered"}}, Metadata: map[string]string{"a": "b"},
+	}, "k20")
+	require.NoError(t, err)
+	_, err = g.Unschedule(ctx, sub.ID, "k21")
+	require.NoError(t, err)
+	report := billing.UsageReport{CustomerID: "cus_1", ItemID: "si_1", Event: "emails", Identifier: "k22", Quantity: 3, At: time.Now()}
+	if meters {
+		report.MeterID = "mtr_1"
+	}
+	require.NoError(t, g.ReportUsage(ctx, report))
+	_, err = g.ReportedUsage(ctx, report, time.Now().Add(-time.Hour), time.Now())
 	require.NoError(t, err)
 }
 
@@ -231,5 +285,29 @@ func applyEverything(t *testing.T, g *billingstripe.Gateway, seen *recorder) {
 	assert.Contains(t, steps(diff), "± price pro_month_usd amount")
 	assert.Contains(t, steps(diff), "~ product prod_1 default-price")
 	assert.Contains(t, steps(diff), "- product gone active")
+	seen.lists = nil
+	apply(t, g, wide(t, wideBefore))
+	seen.lists = map[string]object{
+		"/v1/coupons": render.list([]any{
+			object{"id": "SPRING", "object": "coupon", "percent_off": 20, "duration": "once", "name": "Old", "metadata": object{}},
+			object{"id": "FLAT", "object": "coupon", "percent_off": 20, "duration": "once", "metadata": object{billing.MetadataCoupon: "FLAT"}},
+		}),
+		"/v1/billing/meters": render.list([]any{
+			object{"id": "mtr_1", "object": "billing.meter", "display_name": "Old", "event_name": "emails", "status": "inactive", "default_aggregation": object{"formula": "sum"}},
+			object{"id": "mtr_2", "object": "billing.meter", "display_name": "Calls", "event_name": "calls", "status": "active", "default_aggregation": object{"formula": "count"}},
+			object{"id": "mtr_3", "object": "billing.meter", "display_name": "Gone", "event_name": "gone", "status": "active", "default_aggregation": object{"formula": "count"}},
+		}),
+		"/v1/products": render.list([]any{
+			object{"id": "prod_1", "object": "product", "name": "Old", "active": true, "metadata": object{billing.MetadataPlan: "pro", billing.MetadataMeter: "emails"}},
+		}),
+		"/v1/prices": render.list([]any{object{
+			"id": "price_9", "object": "price", "active": true, "currency": "usd", "product": "prod_1", "unit_amount": 1, "unit_amount_decimal": "1",
+			"metadata":  object{billing.MetadataPlan: "pro", billing.MetadataMeter: "gone"},
+			"recurring": object{"interval": "month", "interval_count": 1, "usage_type": "metered", "meter": "mtr_3"},
+		}}),
+	}
+	got := steps(apply(t, g, wide(t, strings.Replace(wideBefore, "plans: [team]", "", 1))))
+	assert.Contains(t, got, "~ coupon SPRING name ours")
+	assert.Contains(t, got, "+ coupon FLAT off")
 	seen.lists = nil
 }

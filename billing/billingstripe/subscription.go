@@ -62,10 +62,16 @@ func (g *Gateway) Subscribe(ctx context.Context, req billing.SubscribeRequest, k
 			// The card that pays the first invoice pays the next ones.
 			SaveDefaultPaymentMethod: stripe.String("on_subscription"),
 		},
-		TrialEnd:      g.trialEnd(req.TrialEnd),
-		Coupon:        optional(req.CouponID),
-		PromotionCode: optional(promotion),
-		Expand:        stripe.StringSlice([]string{"latest_invoice.payment_intent", "pending_setup_intent"}),
+		TrialEnd:             g.trialEnd(req.TrialEnd),
+		DefaultPaymentMethod: optional(req.PaymentMethod),
+		Coupon:               optional(req.CouponID),
+		PromotionCode:        optional(promotion),
+		Expand:               stripe.StringSlice([]string{"latest_invoice.payment_intent", "pending_setup_intent"}),
+	}
+	if req.TrialWithoutCard {
+		params.TrialSettings = &stripe.SubscriptionTrialSettingsParams{
+			EndBehavior: &stripe.SubscriptionTrialSettingsEndBehaviorParams{MissingPaymentMethod: stripe.String("pause")},
+		}
 	}
 	for _, item := range req.Items {
 		params.Items = append(params.Items, &stripe.SubscriptionItemsParams{Price: stripe.String(item.PriceID), Quantity: quantity(item.Quantity)})
@@ -140,10 +146,13 @@ func (g *Gateway) UpdateSubscription(ctx context.Context, id string, req billing
 		if *req.PauseCollection == "" {
 			params.AddExtra("pause_collection", "") // an empty value unsets
 		} else {
-			params.PauseCollection = &stripe.SubscriptionPauseCollectionParams{Behavior: req.PauseCollection}
+			params.PauseCollection = &stripe.SubscriptionPauseCollectionParams{Behavior: req.PauseCollection, ResumesAt: instant(req.PauseUntil)}
 		}
 	}
-	if req.IfUnpaid == "" && (len(req.Items) > 0 || !req.TrialEnd.IsZero()) {
+	if req.AnchorNow {
+		params.BillingCycleAnchorNow = &req.AnchorNow
+	}
+	if req.IfUnpaid == "" && (len(req.Items) > 0 || !req.TrialEnd.IsZero() || req.AnchorNow) {
 		params.PaymentBehavior = stripe.String("error_if_incomplete")
 	}
 	n, err := g.call(ctx, post(op, path, params, key))
@@ -225,7 +234,7 @@ func (g *Gateway) CancelSubscription(ctx context.Context, id string, req billing
 // subscriptions lists a customer's subscriptions of every status.
 func (g *Gateway) subscriptions(ctx context.Context, customerID string) ([]billing.Subscription, error) {
 	const op = "list subscriptions"
-	params := &stripe.SubscriptionListParams{Customer: &customerID, Status: stripe.String("all")}
+	params := &stripe.SubscriptionListParams{Customer: &customerID, Status: stripe.String("all"), Expand: stripe.StringSlice([]string{"data.schedule"})}
 	params.Limit = stripe.Int64(pageSize)
 	n, err := g.call(ctx, get(op, "/v1/subscriptions", params))
 	if err != nil {
@@ -261,6 +270,7 @@ func (g *Gateway) subscription(ctx context.Context, op, key string, n node) (bil
 	}
 	s.Items = decodeItems(items, n)
 	s.Period = spanOf(s.Items, periodOf(n))
+	s.Scheduled = decodeScheduled(n.at("schedule"), &s)
 	return s, check(op, key, n, true)
 }
 

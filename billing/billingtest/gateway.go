@@ -35,7 +35,9 @@ type Gateway struct {
 	bills     map[string][]*billing.Invoice
 	checkouts map[string]*session
 	events    []billing.Event
-	answers   map[string]answer // by idempotency key
+	answers   map[string]answer            // by idempotency key
+	waiting   map[string]map[string]string // metadata of what is scheduled, by subscription
+	used      []billing.UsageReport
 	sequence  int
 	sent      int // events that Deliver has sent
 	down      bool
@@ -68,16 +70,9 @@ func NewGateway(catalog *billing.Catalog, now func() time.Time) *Gateway {
 	}
 	g := &Gateway{
 		now: now, prices: map[string]billing.Price{}, customers: map[string]*billing.Customer{}, subs: map[string]*billing.Subscription{},
-		invoices: map[string]*billing.Invoice{}, subsOf: map[string][]*billing.Subscription{}, bills: map[string][]*billing.Invoice{}, checkouts: map[string]*session{}, answers: map[string]answer{}, calls: map[string]int{},
+		invoices: map[string]*billing.Invoice{}, subsOf: map[string][]*billing.Subscription{}, bills: map[string][]*billing.Invoice{}, checkouts: map[string]*session{}, answers: map[string]answer{}, waiting: map[string]map[string]string{}, calls: map[string]int{},
 	}
-	for _, plan := range catalog.Plans() {
-		for _, p := range plan.Prices {
-			g.prices[p.LookupKey] = billing.Price{
-				ID: "price_" + p.LookupKey, LookupKey: p.LookupKey, ProductID: "prod_" + plan.ID, UnitAmount: p.Amount,
-				Interval: p.Interval, IntervalCount: p.IntervalCount, Active: true,
-			}
-		}
-	}
+	g.sell(catalog)
 	return g
 }
 
@@ -529,6 +524,9 @@ func (g *Gateway) updated(s *billing.Subscription, req billing.UpdateRequest) (b
 				return c, 0, missing("UpdateSubscription", "price", u.PriceID)
 			}
 			it.Price = p
+			if p.Metered {
+				it.Quantity = 0
+			}
 		}
 		if u.Quantity != nil {
 			it.Quantity = *u.Quantity

@@ -57,6 +57,7 @@ func (g *Gateway) PayFirst(subscription string) error {
 // fails.
 func (g *Gateway) Renew(subscription string, paid bool) error {
 	return g.change(subscription, func(s *billing.Subscription) {
+		g.enter(s)
 		setPeriod(s, next(s, s.Period.To))
 		total := int64(0)
 		for _, it := range s.Items {

@@ -46,6 +46,8 @@ func TestStore(t *testing.T, newStore func(t *testing.T) billing.Store) {
 		{"PruneKeepsWhatIsPendingAndTheIDsOfNotices", prune},
 		{"DetachReplacesAnAccountByAnother", detach},
 		{"ScrubLeavesIDs", scrub},
+		{"RemoveDeletesOneVersion", remove},
+		{"AClaimIsTheFirstOnesForGood", claims},
 		{"ACursorNeverGoesBack", cursor},
 		{"AnEndedContextWritesNothing", endedContext},
 	} {
@@ -67,7 +69,11 @@ func sample(id, customer string) billing.Account {
 		Trails:   map[string]billing.Trail{"sub_1": {{At: epoch, ID: "evt_1", Status: billing.StatusActive, Items: "price_1:3"}}},
 		Marks:    map[string]billing.Mark{"payment.failed:in_1:1": {At: epoch, Subject: "in_1", Kind: billing.KindPaymentFailed, Attempt: 1}},
 		Intents:  []billing.Intent{{Op: "update", Key: "commerce:1", Request: []byte(`{"a":1}`), Print: "p", Started: epoch, Called: epoch}},
-		Sequence: 7, TrialUsed: epoch,
+		Sequence: 7, TrialUsed: epoch, TrialCards: map[string]string{"sub_1": "pm_1"}, PaymentMethod: "pm_2", Retry: true, OnPage: epoch,
+		Seats:       []billing.Seat{{Member: "ä@example.com", State: billing.SeatInvited, Since: epoch}},
+		SeatOrder:   &billing.SeatOrder{Quantity: 9, First: epoch, Due: epoch.Add(time.Minute)},
+		Comp:        &billing.Comp{Plan: "pro", From: epoch, Until: epoch.AddDate(1, 0, 0)},
+		Adjustments: []billing.Adjustment{{Audit: billing.Audit{Key: "k", By: "ada", Reason: "r"}, At: epoch, What: "w", Amount: billing.Money{Amount: 1, Currency: "USD"}}},
 	}
 }
 
@@ -546,6 +552,32 @@ func detach(t *testing.T, s billing.Store) {
 	require.NoError(t, s.Save(ctx, billing.Change{Account: billing.Account{ID: "alice", CustomerID: "cus_2"}}), "the ID can be used anew")
 }
 
+// remove is for stores that have billing.Remover.
+func remove(t *testing.T, s billing.Store) {
+	r, ok := s.(billing.Remover)
+	if !ok {
+		t.Skip("the store has no billing.Remover")
+	}
+	ctx := t.Context()
+	require.NoError(t, r.Remove(ctx, "nobody", 1))
+	require.NoError(t, s.Save(ctx, billing.Change{Account: sample("erased_1", "cus_1")}))
+	require.NoError(t, s.Save(ctx, billing.Change{Account: sample("bob", "cus_2")}))
+	require.ErrorIs(t, r.Remove(ctx, "erased_1", 2), billing.ErrConflict)
+	require.NoError(t, r.Remove(ctx, "erased_1", 1))
+	require.NoError(t, r.Remove(ctx, "erased_1", 1), "again")
+	a, err := s.Account(ctx, "erased_1")
+	require.NoError(t, err)
+	require.Zero(t, a.Version)
+	_, err = s.AccountOf(ctx, "cus_1")
+	require.ErrorIs(t, err, billing.ErrNotFound)
+	bob, err := s.Account(ctx, "bob")
+	require.NoError(t, err)
+	require.EqualValues(t, 1, bob.Version)
+	done, cancel := context.WithCancel(ctx)
+	cancel()
+	require.Error(t, r.Remove(done, "bob", 1))
+}
+
 func scrub(t *testing.T, s billing.Store) {
 	ctx := t.Context()
 	for _, id := range []string{"evt_1", "evt_2", "evt_3"} {
@@ -584,6 +616,59 @@ func scrub(t *testing.T, s billing.Store) {
 	events, emptied, err = s.Scrub(ctx, "alice", "", 10)
 	require.NoError(t, err)
 	require.Equal(t, []int{0, 0}, []int{events, emptied})
+}
+
+func claims(t *testing.T, s billing.Store) {
+	ctx := t.Context()
+	none, err := s.Claims(ctx, "alice")
+	require.NoError(t, err)
+	assert.Empty(t, none)
+	const callers = 32
+	holders := make([]string, callers)
+	var wg sync.WaitGroup
+	for i := range callers {
+		wg.Go(func() {
+			var err error
+			holders[i], err = s.Claim(ctx, "trial:b", fmt.Sprintf("acc_%02d", i), epoch)
+			assert.NoError(t, err)
+		})
+	}
+	wg.Wait()
+	for _, holder := range holders {
+		require.Equal(t, holders[0], holder, "all are told of the same holder")
+	}
+	first := holders[0]
+	again, err := s.Claim(ctx, "trial:b", first, epoch.Add(time.Hour))
+	require.NoError(t, err)
+	assert.Equal(t, first, again)
+	other, err := s.Claim(ctx, "trial:a", first, epoch)
+	require.NoError(t, err)
+	assert.Equal(t, first, other)
+	held, err := s.Claims(ctx, first)
+	require.NoError(t, err)
+	assert.Equal(t, []billing.Claimed{{Name: "trial:a", At: epoch}, {Name: "trial:b", At: epoch}}, held)
+
+	// Whoever is erased takes the claim along, without the name.
+	require.NoError(t, s.Save(ctx, billing.Change{Account: billing.Account{ID: first, Created: epoch}}))
+	require.ErrorIs(t, s.Detach(ctx, first, billing.Account{ID: "nobody", Version: 5}), billing.ErrConflict)
+	held, err = s.Claims(ctx, first)
+	require.NoError(t, err)
+	assert.Len(t, held, 2, "a refused Detach moves nothing")
+	require.NoError(t, s.Detach(ctx, first, billing.Account{ID: "nobody", Version: 1}))
+	held, err = s.Claims(ctx, first)
+	require.NoError(t, err)
+	assert.Empty(t, held)
+	holder, err := s.Claim(ctx, "trial:b", "bob", epoch)
+	require.NoError(t, err)
+	assert.Equal(t, "nobody", holder)
+
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	_, err = s.Claim(ended, "trial:c", "bob", epoch)
+	require.Error(t, err)
+	holder, err = s.Claim(ctx, "trial:c", "eve", epoch)
+	require.NoError(t, err)
+	assert.Equal(t, "eve", holder)
 }
 
 func cursor(t *testing.T, s billing.Store) {

@@ -3,6 +3,7 @@ package revenue_test
 import (
 	"fmt"
 	"math/big"
+	"slices"
 	"testing"
 	"time"
 
@@ -69,6 +70,22 @@ func TestGoldenCase(t *testing.T) {
 	require.Len(t, s.Plans, 2)
 	assert.Equal(t, "$10,000.00", s.Plans[0].MRR.Money().String())
 	assert.Equal(t, "$2,500.00", s.Plans[1].MRR.Money().String())
+}
+
+// TestAddonsCountAndUseDoesNot: what recurs beside the plan is MRR, what is
+// metered is not.
+func TestAddonsCountAndUseDoesNot(t *testing.T) {
+	c := change(day(1), "acc", billing.StatusActive, "pro", 10_00, func(s *billing.Subscription) {
+		emails := price("pro_emails", 1, billing.Month)
+		emails.Metered = true
+		s.Items = append(s.Items, billing.Item{ID: "si_2", Quantity: 2, Price: price("storage", 3_00, billing.Month)}, billing.Item{ID: "si_3", Price: emails})
+	})
+	more := c
+	more.At, more.Subscription.Items = day(3), slices.Clone(c.Subscription.Items)
+	more.Subscription.Items[1].Quantity = 5
+	b := book(t, revenue.Config{}, c, more)
+	assert.Equal(t, int64(16_00), b.AsOf(day(2), usd).MRR.Money().Amount)
+	assert.Equal(t, int64(25_00), b.AsOf(day(4), usd).MRR.Money().Amount)
 }
 
 func TestPricesAreNormalisedToAMonth(t *testing.T) {

@@ -88,7 +88,7 @@ func TestErrorsLookLikeStripes(t *testing.T) {
 		{501, "POST", "/v1/subscriptions", "items[0][price_data][currency]=usd", "", ""},
 		{501, "GET", "/v1/payouts", "", "stripesim_unsupported", ""},
 		{501, "PUT", "/v1/customers", "", "stripesim_unsupported", ""},
-		{501, "POST", "/v1/prices", "billing_scheme=tiered", "", ""},
+		{501, "POST", "/v1/prices", "tiers_mode=volume", "", ""},
 	} {
 		fields := []string{}
 		if c.field != "" {

@@ -44,6 +44,7 @@ type price struct {
 	product, currency, lookupKey, nickname, taxBehavior string
 	active                                              bool
 	unit                                                *big.Rat // minor units
+	tiers                                               []tier   // instead of unit, which is zero then
 	decimal                                             string
 	interval                                            string // empty: one-off
 	count                                               int64
@@ -54,6 +55,9 @@ type price struct {
 // amount is the price of a quantity, rounded to a minor unit, halves away
 // from zero.
 func (p *price) amount(quantity int64) int64 {
+	if len(p.tiers) > 0 {
+		return tiered(p.tiers, quantity)
+	}
 	return round(new(big.Rat).Mul(p.unit, new(big.Rat).SetInt64(quantity)))
 }
 
@@ -75,6 +79,10 @@ func (p *price) render(*Simulator) object {
 	if p.unit.IsInt() {
 		out["unit_amount"] = p.unit.Num().Int64()
 	}
+	if len(p.tiers) > 0 {
+		out["billing_scheme"], out["tiers_mode"], out["unit_amount"], out["unit_amount_decimal"] = "tiered", "graduated", nil, nil
+	}
+	out["tiers"] = lazy(func() any { return renderTiers(p.tiers) })
 	if p.interval != "" {
 		out["type"] = "recurring"
 		out["recurring"] = p.recurring()
@@ -104,6 +112,9 @@ func (p *price) plan() object {
 	out["billing_scheme"], out["created"], out["currency"], out["livemode"] = "per_unit", p.created, p.currency, false
 	out["metadata"], out["nickname"], out["product"] = copyMeta(p.metadata), optional(p.nickname), ref{kindProduct, p.product}
 	out["tiers_mode"], out["transform_usage"] = nil, nil
+	if len(p.tiers) > 0 {
+		out["billing_scheme"], out["tiers_mode"], out["amount"], out["amount_decimal"] = "tiered", "graduated", nil, nil
+	}
 	return out
 }
 
@@ -252,18 +263,26 @@ func (s *Simulator) priceFrom(f *form, prefix string) (*price, error) {
 	if f.has("tax_behavior") {
 		p.taxBehavior = f.str("tax_behavior")
 	}
-	if f.has("unit_amount") == f.has("unit_amount_decimal") {
+	if f.str("billing_scheme") == "tiered" {
+		var err error
+		if p.tiers, err = readTiers(f, name); err != nil {
+			return nil, err
+		}
+		p.unit = new(big.Rat)
+	} else if f.has("unit_amount") == f.has("unit_amount_decimal") {
 		return nil, badRequest("parameter_missing", name("unit_amount"), "You must specify either `unit_amount` or `unit_amount_decimal`.")
 	}
-	text := f.str("unit_amount")
-	if text == "" {
-		text = f.str("unit_amount_decimal")
+	if len(p.tiers) == 0 {
+		text := f.str("unit_amount")
+		if text == "" {
+			text = f.str("unit_amount_decimal")
+		}
+		unit, err := parseDecimal(text)
+		if err != nil || unit.Sign() < 0 {
+			return nil, badRequest("parameter_invalid_integer", name("unit_amount"), "Invalid non-negative integer")
+		}
+		p.unit, p.decimal = unit, decimalText(unit)
 	}
-	unit, err := parseDecimal(text)
-	if err != nil || unit.Sign() < 0 {
-		return nil, badRequest("parameter_invalid_integer", name("unit_amount"), "Invalid non-negative integer")
-	}
-	p.unit, p.decimal = unit, decimalText(unit)
 	if f.has("recurring") {
 		if p.interval = f.str("recurring.interval"); p.interval == "" {
 			return nil, badRequest("parameter_missing", name("recurring[interval]"), "Missing required param: recurring[interval].")

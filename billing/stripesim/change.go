@@ -59,6 +59,12 @@ func (s *Simulator) work(old *subscription, f *form, prefix string) (*change, er
 	if err != nil {
 		return nil, err
 	}
+	if len(specs) > 0 && old.schedule != "" {
+		if prefix == "" {
+			return nil, unsupported("items of a subscription that has a schedule")
+		}
+		c.sub.schedule = "" // what the change costs once the schedule is released
+	}
 	if err := s.changeItems(c, specs, name("items")); err != nil {
 		return nil, err
 	}
@@ -207,7 +213,11 @@ func (s *Simulator) updateSubscription(c *call) (any, error) {
 		return nil, err
 	}
 	if sub.ended() {
-		return nil, badRequest("resource_missing", "id", "No such subscription: '%s'. A canceled subscription can only update its cancellation_details and metadata.", sub.id)
+		if slices.ContainsFunc(f.keys, func(key string) bool { return key != "metadata" && key != "expand" }) {
+			return nil, badRequest("resource_missing", "id", "No such subscription: '%s'. A canceled subscription can only update its cancellation_details and metadata.", sub.id)
+		}
+		s.change("customer.subscription.updated", sub, func() { sub.metadata = f.merge("metadata", sub.metadata) })
+		return sub, nil
 	}
 	if sub.status == "incomplete" && (f.has("items") || f.has("trial_end")) {
 		return nil, badRequest("", "items", "You cannot update a subscription in `incomplete` status in any way that would create a new invoice.")
@@ -266,6 +276,9 @@ func (s *Simulator) setFields(c *change, f *form) error {
 		sub.defaultPM = id
 	} else if f.has("default_payment_method") {
 		sub.defaultPM = ""
+	}
+	if sub.schedule != "" && (f.has("cancel_at_period_end") || f.has("cancel_at")) {
+		return badRequest("", "cancel_at_period_end", "The subscription is managed by the subscription schedule `%s`, and updating any cancelation behavior directly is not allowed. Please update the schedule instead.", sub.schedule)
 	}
 	if f.has("cancel_at_period_end") && f.str("cancel_at") != "" {
 		return badRequest("", "cancel_at", "You can only pass one of `cancel_at` and `cancel_at_period_end`.")

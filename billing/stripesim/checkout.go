@@ -284,10 +284,15 @@ type payer struct {
 	month, year int64
 }
 
+// cardless reports whether a session can be completed without a card.
+func (x *session) cardless() bool {
+	return x.mode == "subscription" && x.collection == "if_required" && x.total == 0
+}
+
 // completeSession pays for a session. It returns the decline, or that the
 // customer must authenticate first.
 func (s *Simulator) completeSession(x *session, in payer, authenticated bool) (no *decline, challenge bool, err error) {
-	free := x.collection == "if_required" && x.total == 0 && in.card.number == ""
+	free := x.cardless() && in.card.number == ""
 	// What the bank will say is known before anything is made: a session that
 	// is declined stays open and leaves no half-made subscription.
 	if !free {

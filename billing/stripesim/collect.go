@@ -19,6 +19,8 @@ func (s *Simulator) finalize(v *invoice) {
 	v.sum(s)
 	now := s.at(v.clock)
 	v.status, v.finalizedAt, v.effectiveAt, v.finalizeAt = "open", now, now, 0
+	to := cust.billed()
+	v.to = &to
 	v.number = fmt.Sprintf("%s-%04d", cust.invoicePrefix, cust.nextInvoice)
 	cust.nextInvoice++
 	if delta := v.endBalance - v.startBalance; delta != 0 {

@@ -34,13 +34,16 @@ func (c *coupon) render(s *Simulator) object {
 	} else {
 		out["amount_off"] = c.amountOff
 	}
-	if len(c.products) > 0 {
+	out["applies_to"] = lazy(func() any {
+		if len(c.products) == 0 {
+			return nil
+		}
 		products := []any{}
 		for _, p := range c.products {
 			products = append(products, p)
 		}
-		out["applies_to"] = lazy(func() any { return object{"products": products} })
-	}
+		return object{"products": products}
+	})
 	return out
 }
 

@@ -175,6 +175,16 @@ func (s *Simulator) updateCustomer(c *call) (any, error) {
 	return cust, nil
 }
 
+// billed is what an invoice says of its customer. It is fixed when the invoice
+// is finalised: what the customer is changed to later, or its deletion, leaves
+// it as it was.
+type billed struct {
+	email, name, phone string
+	address, shipping  any
+}
+
+func (c *customer) billed() billed { return billed{c.email, c.name, c.phone, c.address, c.shipping} }
+
 func (c *customer) currencyOr(otherwise string) string {
 	if c.currency != "" {
 		return c.currency
@@ -209,6 +219,7 @@ func (s *Simulator) deleteCustomer(c *call) (any, error) {
 	}
 	snapshot := s.snapshot(cust)
 	cust.deleted = true
+	cust.email, cust.name, cust.phone, cust.description, cust.metadata, cust.address, cust.shipping = "", "", "", "", nil, nil, nil
 	s.record("customer.deleted", snapshot, nil, cust.clock)
 	return cust, nil
 }

@@ -61,7 +61,9 @@
 // # Differences
 //
 // Billing: charges are collected automatically; there is no tax, no fee, no
-// minimum charge, no schedule, no tier, one currency for each customer. An
+// minimum charge, one currency for each customer. Tiers are graduated. A
+// schedule has what there is until the period ends and what comes then; a
+// subscription that has one takes no other items until it is released. An
 // update that would stay pending for want of a payment is 501. A coupon for one
 // invoice leaves its subscription with the next renewal. Prorations of a
 // discounted item are of what it cost after the discount. Retries follow
@@ -94,7 +96,7 @@
 //	GET    /v1/products/{id}
 //	POST   /v1/products/{id}
 //	DELETE /v1/products/{id}
-//	POST   /v1/prices                                                  no tiers, no transformed quantities, one currency
+//	POST   /v1/prices                                                  tiers graduated only, no transformed quantities, one currency
 //	GET    /v1/prices
 //	GET    /v1/prices/{id}
 //	POST   /v1/prices/{id}
@@ -146,17 +148,22 @@
 //	GET    /v1/checkout/sessions/{id}/line_items
 //	POST   /v1/checkout/sessions/{id}/expire
 //	POST   /v1/billing_portal/sessions                                 what it offers is in Config.Portal
-//	POST   /v1/subscriptions                                           charged automatically; no schedules, no backdating
+//	POST   /v1/subscriptions                                           charged automatically; no backdating
 //	GET    /v1/subscriptions
 //	GET    /v1/subscriptions/{id}
 //	POST   /v1/subscriptions/{id}                                      pending updates only where the payment succeeds
 //	DELETE /v1/subscriptions/{id}
 //	POST   /v1/subscriptions/{id}/resume
 //	DELETE /v1/subscriptions/{id}/discount
+//	POST   /v1/subscription_schedules                                  of a subscription that exists
+//	GET    /v1/subscription_schedules
+//	GET    /v1/subscription_schedules/{id}
+//	POST   /v1/subscription_schedules/{id}                             two phases: what there is until the period ends, and what comes then
+//	POST   /v1/subscription_schedules/{id}/release
 //	GET    /v1/subscription_items
 //	GET    /v1/subscription_items/{id}
 //	POST   /v1/subscription_items/{id}/usage_records
-//	GET    /v1/subscription_items/{id}/usage_record_summaries          the current period only
+//	GET    /v1/subscription_items/{id}/usage_record_summaries
 //	POST   /v1/invoices
 //	GET    /v1/invoices                                                no tax
 //	GET    /v1/invoices/upcoming                                       of an existing subscription
@@ -176,6 +183,7 @@
 //	DELETE /v1/invoiceitems/{id}
 //	POST   /v1/billing/meters
 //	GET    /v1/billing/meters
+//	GET    /v1/billing/meters/{id}/event_summaries                     one for the whole range
 //	GET    /v1/billing/meters/{id}
 //	POST   /v1/billing/meters/{id}
 //	POST   /v1/billing/meters/{id}/deactivate

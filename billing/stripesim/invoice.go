@@ -30,6 +30,7 @@ type invoice struct {
 	retries                                          int   // that have been used of the schedule
 	prorationDate                                    int64 // of a preview
 	preview                                          bool
+	to                                               *billed // nil before the finalisation
 }
 
 type discountAmount struct {
@@ -52,7 +53,9 @@ func (l *line) render(s *Simulator) object {
 	if l.price != "" {
 		pr := must[*price](s, kindPrice, l.price)
 		p, plan = entity(pr), pr.plan()
-		unitExTax = pr.decimal
+		if len(pr.tiers) == 0 {
+			unitExTax = pr.decimal
+		}
 	}
 	amounts := []any{}
 	for _, d := range l.discounts {
@@ -87,8 +90,17 @@ func (l *line) currency(s *Simulator) string {
 	return "usd"
 }
 
+// billed is the customer as it was when the invoice was finalised, and as it is
+// now before that.
+func (v *invoice) billed(s *Simulator) billed {
+	if v.to != nil {
+		return *v.to
+	}
+	return must[*customer](s, kindCustomer, v.customer).billed()
+}
+
 func (v *invoice) render(s *Simulator) object {
-	cust := must[*customer](s, kindCustomer, v.customer)
+	to := v.billed(s)
 	lines := make([]entity, len(v.lines))
 	for i, l := range v.lines {
 		lines[i] = l
@@ -114,8 +126,8 @@ func (v *invoice) render(s *Simulator) object {
 		"application_fee_amount": nil, "attempt_count": v.attempts, "attempted": v.attempted, "auto_advance": v.autoAdvance,
 		"automatic_tax": object{"enabled": false, "liability": nil, "status": nil}, "billing_reason": v.reason, "charge": ref{kindCharge, v.charge},
 		"collection_method": "charge_automatically", "created": v.created, "currency": v.currency, "custom_fields": nil,
-		"customer": ref{kindCustomer, v.customer}, "customer_address": cust.address, "customer_email": optional(cust.email),
-		"customer_name": optional(cust.name), "customer_phone": optional(cust.phone), "customer_shipping": cust.shipping,
+		"customer": ref{kindCustomer, v.customer}, "customer_address": to.address, "customer_email": optional(to.email),
+		"customer_name": optional(to.name), "customer_phone": optional(to.phone), "customer_shipping": to.shipping,
 		"customer_tax_exempt": "none", "customer_tax_ids": []any{}, "default_payment_method": ref{kindPaymentMethod, v.defaultPM}, "default_source": nil,
 		"default_tax_rates": []any{}, "description": optional(v.description), "discount": lastDiscount, "discounts": discounts, "due_date": nil,
 		"effective_at": stamp(v.effectiveAt), "ending_balance": nil, "footer": nil, "from_invoice": nil, "hosted_invoice_url": nil, "invoice_pdf": nil,

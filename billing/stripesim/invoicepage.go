@@ -43,20 +43,21 @@ func (s *Simulator) invoicePage(v *visit) {
 }
 
 func (s *Simulator) invoiceLead(inv *invoice) string {
-	to := "Billed to " + must[*customer](s, kindCustomer, inv.customer).billedTo() + " on " + dateText(inv.finalizedAt)
+	to := "Billed to " + inv.billedTo(s) + " on " + dateText(inv.finalizedAt)
 	if inv.paidAt > 0 {
 		return to + ", paid on " + dateText(inv.paidAt) + "."
 	}
 	return to + "."
 }
 
-func (c *customer) billedTo() string {
-	for _, text := range []string{c.name, c.email} {
+func (v *invoice) billedTo(s *Simulator) string {
+	to := v.billed(s)
+	for _, text := range []string{to.name, to.email} {
 		if text != "" {
 			return text
 		}
 	}
-	return c.id
+	return v.customer
 }
 
 func invoiceSums(inv *invoice) []viewLine {

@@ -58,7 +58,9 @@ func moneyText(amount int64, currency string) string {
 // priceText writes a price with its interval: "$9.99 / month".
 func priceText(p *price) string {
 	var amount string
-	if p.unit.IsInt() {
+	if len(p.tiers) > 0 {
+		amount = "tiers"
+	} else if p.unit.IsInt() {
 		amount = moneyText(p.unit.Num().Int64(), p.currency)
 	} else {
 		scale := new(big.Rat).SetInt(new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(decimals(p.currency))), nil))

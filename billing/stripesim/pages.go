@@ -46,7 +46,7 @@ type view struct {
 	Price, Every, Total, Subtotal   string
 	Discount, DiscountName          string
 	Button, Terms, Last4            string
-	Known, Codes                    bool
+	Known, Codes, NoCard            bool
 	Lines, Sums                     []viewLine
 	Form                            cardForm
 	Cards                           []viewCard

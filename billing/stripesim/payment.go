@@ -73,6 +73,7 @@ type charge struct {
 	status, description                       string
 	failure                                   *decline
 	disputed                                  bool
+	owner                                     object // of the card, as it was at the payment
 }
 
 func (c *charge) render(s *Simulator) object {
@@ -93,7 +94,7 @@ func (c *charge) render(s *Simulator) object {
 	}
 	return object{
 		"id": c.id, "object": kindCharge, "amount": c.amount, "amount_captured": captured, "amount_refunded": c.refunded, "application": nil,
-		"application_fee": nil, "application_fee_amount": nil, "balance_transaction": nil, "billing_details": pm.billing(),
+		"application_fee": nil, "application_fee_amount": nil, "balance_transaction": nil, "billing_details": c.owner,
 		"calculated_statement_descriptor": nil, "captured": paid, "created": c.created, "currency": c.currency,
 		"customer": ref{kindCustomer, c.customer}, "description": optional(c.description), "destination": nil, "dispute": nil, "disputed": c.disputed,
 		"failure_balance_transaction": nil, "failure_code": code, "failure_message": message, "fraud_details": object{},
@@ -177,7 +178,7 @@ func (s *Simulator) failIntent(p *intent, pm *paymentMethod, no *decline) {
 func (s *Simulator) newCharge(p *intent, pm *paymentMethod, no *decline) *charge {
 	ch := &charge{
 		amount: p.amount, currency: p.currency, customer: p.customer, invoice: p.invoice, intent: p.id, pmID: pm.id, status: "succeeded",
-		failure: no, description: p.description,
+		failure: no, description: p.description, owner: pm.billing(),
 	}
 	if no != nil {
 		ch.status = "failed"

@@ -121,6 +121,9 @@ func (s *Simulator) changePlan(sub *subscription, to *price, really bool, data *
 		data.Error = "This page can’t do that."
 		return
 	}
+	if x := s.scheduleOf(sub); x != nil {
+		s.release(x, sub)
+	}
 	ch, err := s.work(sub, f, "")
 	if err != nil {
 		data.Error = said(err)

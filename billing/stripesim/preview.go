@@ -61,7 +61,7 @@ func (s *Simulator) previewInvoice(f *form) (*invoice, error) {
 		if ch.invoiceNow {
 			v = s.bill(ch, false)
 		} else {
-			v = s.renewalInvoice(ch.sub)
+			v = s.upcoming(ch.sub)
 			var lines []*line
 			for _, x := range slices.Concat(ch.prorations, ch.extra) {
 				lines = append(lines, x.line())

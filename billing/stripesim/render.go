@@ -10,7 +10,8 @@ import (
 // itself where the request expands it. An empty ID is null.
 type ref struct{ kind, id string }
 
-// lazy is a field that is there only when the request expands it.
+// lazy is a field that is there only when the request expands it, and when it
+// isn't nil.
 type lazy func() any
 
 // fixed is a part that has been rendered already: an event keeps the version
@@ -108,7 +109,9 @@ func (s *Simulator) presentObject(in object, version string, expand tree, path s
 			if !wanted {
 				continue
 			}
-			value = v()
+			if value = v(); value == nil {
+				continue // one that this object doesn't have
+			}
 		case ref:
 			if wanted && v.id != "" {
 				e, ok := s.db.byID[v.kind+"/"+v.id]

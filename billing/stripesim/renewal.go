@@ -64,6 +64,9 @@ func (s *Simulator) endSubscription(sub *subscription, status, reason string) {
 	if reason != "" {
 		sub.cancelReason = reason
 	}
+	if x := s.scheduleOf(sub); x != nil {
+		s.change("subscription_schedule.canceled", x, func() { x.status, x.canceledAt = "canceled", now })
+	}
 	for _, v := range all(s, kindInvoice, func(v *invoice) bool { return v.subscription == sub.id }) {
 		switch {
 		case v.status == "draft":
@@ -125,7 +128,7 @@ func (s *Simulator) notice(sub *subscription) {
 	if sub.cancelAtPeriodEnd || sub.cancelAt > 0 {
 		return
 	}
-	v := s.renewalInvoice(sub)
+	v := s.upcoming(sub)
 	v.preview = true
 	snapshot := s.snapshot(v)
 	s.record("invoice.upcoming", snapshot, nil, sub.clock)
@@ -180,15 +183,30 @@ func (s *Simulator) nextPeriod(sub *subscription) (int64, int64) {
 	return sub.periodEnd, next.To.Unix()
 }
 
-// renewalInvoice builds the invoice of the next renewal.
-func (s *Simulator) renewalInvoice(sub *subscription) *invoice {
+// used are the lines of what was used in the period that ends.
+func (s *Simulator) used(sub *subscription) []*line {
+	v := &invoice{}
+	s.addUsage(v, sub, sub.periodStart, sub.periodEnd)
+	return v.lines
+}
+
+// upcoming is the next renewal's invoice as it would be.
+func (s *Simulator) upcoming(sub *subscription) *invoice {
+	used, next := s.used(sub), sub.clone()
+	s.enterPhase(next, false)
+	return s.renewalInvoice(next, used)
+}
+
+// renewalInvoice builds the invoice of the next renewal: what was used of the
+// items that there were, and the items that there are from then on.
+func (s *Simulator) renewalInvoice(sub *subscription, used []*line) *invoice {
 	start, end := s.nextPeriod(sub)
 	v := &invoice{
 		customer: sub.customer, subscription: sub.id, currency: sub.currency, reason: "subscription_cycle", periodStart: sub.periodStart,
 		periodEnd: sub.periodEnd, autoAdvance: true, nextAttempt: start + draftTime,
 	}
 	s.addPending(v, sub)
-	s.addUsage(v, sub, sub.periodStart, sub.periodEnd)
+	v.lines = append(v.lines, used...)
 	for _, it := range sub.items {
 		if !must[*price](s, kindPrice, it.price).metered {
 			v.lines = append(v.lines, s.periodLine(sub, it, start, end))
@@ -219,7 +237,9 @@ func (s *Simulator) renew(sub *subscription) {
 			return
 		}
 	}
-	v := s.renewalInvoice(sub)
+	used := s.used(sub)
+	s.enterPhase(sub, true)
+	v := s.renewalInvoice(sub, used)
 	v.nextAttempt = 0
 	start, end := s.nextPeriod(sub)
 	if sub.status == "trialing" {
@@ -243,6 +263,7 @@ func (s *Simulator) renew(sub *subscription) {
 	for _, d := range gone {
 		s.emit("customer.discount.deleted", d)
 	}
+	s.advanceSchedule(sub, start)
 }
 
 func (s *Simulator) cardOf(sub *subscription) *paymentMethod {

@@ -67,9 +67,9 @@ func newRoutes() []*route {
 	del("/v1/products/{id}", "", (*Simulator).deleteProduct, "")
 
 	post("/v1/prices", "currency! product product_data.name product_data.metadata:map unit_amount:int unit_amount_decimal:dec nickname lookup_key"+
-		" transfer_lookup_key:bool active:bool metadata:map tax_behavior:=exclusive|inclusive|unspecified billing_scheme:=per_unit|~tiered"+
+		" transfer_lookup_key:bool active:bool metadata:map tax_behavior:=exclusive|inclusive|unspecified billing_scheme:=per_unit|tiered tiers_mode:=graduated|~volume tiers[].up_to tiers[].unit_amount:int tiers[].unit_amount_decimal:dec tiers[].flat_amount:int tiers[].flat_amount_decimal:dec"+
 		" recurring.interval:=day|week|month|year recurring.interval_count:int recurring.usage_type:=licensed|metered"+
-		" recurring.aggregate_usage:=sum|max|last_during_period|last_ever recurring.meter", (*Simulator).createPrice, "no tiers, no transformed quantities, one currency")
+		" recurring.aggregate_usage:=sum|max|last_during_period|last_ever recurring.meter", (*Simulator).createPrice, "tiers graduated only, no transformed quantities, one currency")
 	get("/v1/prices", "active:bool product currency type:=one_time|recurring lookup_keys:list created:range"+
 		" recurring.interval:=day|week|month|year recurring.usage_type:=licensed|metered"+listing, (*Simulator).listPrices, "")
 	get("/v1/prices/{id}", "", (*Simulator).fetchPrice, "")
@@ -143,7 +143,7 @@ func newRoutes() []*route {
 		" payment_settings.save_default_payment_method:=off|on_subscription trial_settings.end_behavior.missing_payment_method:=cancel|create_invoice|pause" +
 		" add_invoice_items[].price add_invoice_items[].quantity:int" + discountParams
 	post("/v1/subscriptions", "customer! items[].price items[].quantity:int items[].metadata:map currency trial_end:time|now trial_period_days:int cancel_at_period_end:bool"+
-		" proration_behavior:=create_prorations|always_invoice|none"+subscriptionParams, (*Simulator).createSubscription, "charged automatically; no schedules, no backdating")
+		" proration_behavior:=create_prorations|always_invoice|none"+subscriptionParams, (*Simulator).createSubscription, "charged automatically; no backdating")
 	get("/v1/subscriptions", "customer price test_clock created:range status:=all|ended|active|trialing|past_due|unpaid|canceled|incomplete|incomplete_expired|paused"+listing, (*Simulator).listSubscriptions, "")
 	get("/v1/subscriptions/{id}", "", (*Simulator).fetchSubscription, "")
 	post("/v1/subscriptions/{id}", changeParams("")+subscriptionParams+" discounts[].discount cancellation_details.comment"+
@@ -153,10 +153,17 @@ func newRoutes() []*route {
 		" cancellation_details.feedback:=customer_service|low_quality|missing_features|other|switched_service|too_complex|too_expensive|unused", (*Simulator).cancelSubscription, "")
 	post("/v1/subscriptions/{id}/resume", "billing_cycle_anchor:=now|~unchanged proration_behavior:=create_prorations|always_invoice|none", (*Simulator).resumeSubscription, "")
 	del("/v1/subscriptions/{id}/discount", "", (*Simulator).deleteDiscount, "")
+	post("/v1/subscription_schedules", "from_subscription! metadata:map", (*Simulator).createSchedule, "of a subscription that exists")
+	get("/v1/subscription_schedules", "customer created:range"+listing, (*Simulator).listSchedules, "")
+	get("/v1/subscription_schedules/{id}", "", (*Simulator).fetchSchedule, "")
+	post("/v1/subscription_schedules/{id}", "end_behavior:=release|~cancel proration_behavior:=create_prorations|always_invoice|none metadata:map phases[].items[].price phases[].items[].quantity:int"+
+		" phases[].start_date:time phases[].end_date:time phases[].iterations:int phases[].proration_behavior:=create_prorations|always_invoice|none phases[].metadata:map"+
+		" phases[].discounts[].discount", (*Simulator).updateSchedule, "two phases: what there is until the period ends, and what comes then")
+	post("/v1/subscription_schedules/{id}/release", "", (*Simulator).releaseSchedule, "")
 	get("/v1/subscription_items", "subscription!"+listing, (*Simulator).listItems, "")
 	get("/v1/subscription_items/{id}", "", (*Simulator).fetchItem, "")
 	post("/v1/subscription_items/{id}/usage_records", "quantity!:int timestamp:time|now action:=set|increment", (*Simulator).createUsage, "")
-	get("/v1/subscription_items/{id}/usage_record_summaries", listing, (*Simulator).usageSummaries, "the current period only")
+	get("/v1/subscription_items/{id}/usage_record_summaries", listing, (*Simulator).usageSummaries, "")
 
 	post("/v1/invoices", "customer! currency subscription description auto_advance:bool default_payment_method metadata:map"+discountParams+
 		" collection_method:=charge_automatically|~send_invoice pending_invoice_items_behavior:=include|exclude", (*Simulator).createInvoice, "")
@@ -180,6 +187,7 @@ func newRoutes() []*route {
 	post("/v1/billing/meters", "display_name! event_name! default_aggregation.formula:=sum|count customer_mapping.event_payload_key customer_mapping.type:=by_id"+
 		" value_settings.event_payload_key", (*Simulator).createMeter, "")
 	get("/v1/billing/meters", "status:=active|inactive"+listing, (*Simulator).listMeters, "")
+	get("/v1/billing/meters/{id}/event_summaries", "customer! start_time!:time end_time!:time value_grouping_window:=~day|~hour"+listing, (*Simulator).meterSummaries, "one for the whole range")
 	get("/v1/billing/meters/{id}", "", (*Simulator).fetchMeter, "")
 	post("/v1/billing/meters/{id}", "display_name", (*Simulator).updateMeter, "")
 	post("/v1/billing/meters/{id}/deactivate", "", (*Simulator).deactivateMeter, "")

@@ -32,6 +32,7 @@ type subscription struct {
 	methodTypes                             []string
 	noticed                                 int64 // the trial end or renewal that has been announced
 	session                                 string
+	schedule                                string
 }
 
 type item struct {
@@ -96,7 +97,7 @@ func (sub *subscription) render(*Simulator) object {
 			"payment_method_options": nil, "payment_method_types": methodTypes, "save_default_payment_method": sub.saveDefault,
 		},
 		"pending_invoice_item_interval": nil, "pending_setup_intent": ref{kindSetup, sub.pendingSetup}, "pending_update": nil, "plan": nil, "quantity": nil,
-		"schedule": nil, "start_date": sub.startDate, "status": sub.status, "test_clock": ref{kindTestClock, sub.clock}, "transfer_data": nil,
+		"schedule": ref{kindSchedule, sub.schedule}, "start_date": sub.startDate, "status": sub.status, "test_clock": ref{kindTestClock, sub.clock}, "transfer_data": nil,
 		"trial_end": stamp(sub.trialEnd), "trial_settings": object{"end_behavior": object{"missing_payment_method": sub.trialMissing}},
 		"trial_start": stamp(sub.trialStart),
 	}

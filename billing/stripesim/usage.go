@@ -80,18 +80,7 @@ func (s *Simulator) meterByEvent(event string) *meter {
 func (s *Simulator) usage(sub *subscription, it *item, from, to int64) int64 {
 	p := must[*price](s, kindPrice, it.price)
 	if p.meter != "" {
-		m := must[*meter](s, kindMeter, p.meter)
-		var n int64
-		for _, e := range all(s, kindMeterEvent, func(e *meterEvent) bool {
-			return e.event == m.event && e.customer == sub.customer && e.timestamp >= from && e.timestamp < to
-		}) {
-			if m.formula == "count" {
-				n++
-			} else {
-				n += e.value
-			}
-		}
-		return n
+		return s.metered(must[*meter](s, kindMeter, p.meter), sub.customer, from, to)
 	}
 	records := all(s, kindUsageRecord, func(u *usageRecord) bool {
 		return u.item == it.id && (p.aggregate == "last_ever" || u.timestamp >= from) && u.timestamp < to
@@ -159,8 +148,7 @@ func (s *Simulator) createUsage(c *call) (any, error) {
 	return u, nil
 }
 
-// usageSummaries returns the current period's total. Earlier periods' totals
-// stand on their invoices.
+// usageSummaries returns the total of each period, the current one first.
 func (s *Simulator) usageSummaries(c *call) (any, error) {
 	it, err := find[*item](s, kindItem, c.id(), "")
 	if err != nil {
@@ -170,13 +158,68 @@ func (s *Simulator) usageSummaries(c *call) (any, error) {
 		return nil, badRequest("", "subscription_item", "Subscription item %s is not of a metered price.", it.id)
 	}
 	sub := must[*subscription](s, kindSubscription, it.sub)
-	return object{
-		"object": "list", "has_more": false, "url": "/v1/subscription_items/" + it.id + "/usage_record_summaries",
-		"data": []any{object{
-			"id": "sis_" + strings.TrimPrefix(it.id, "si_"), "object": "usage_record_summary", "invoice": nil, "livemode": false,
-			"period": object{"start": nil, "end": nil}, "subscription_item": it.id, "total_usage": s.usage(sub, it, sub.periodStart, maxTime),
-		}},
-	}, nil
+	tail := strings.TrimPrefix(it.id, "si_")
+	list := []entity{summaryOf(it, "sis_"+tail, "", sub.periodStart, 0, s.usage(sub, it, sub.periodStart, maxTime))}
+	for _, v := range newest(s, kindInvoice, func(v *invoice) bool { return v.subscription == sub.id }) {
+		for _, l := range v.lines {
+			if l.item == it.id && !l.proration && l.start < sub.periodStart && v.reason != "subscription_create" {
+				list = append(list, summaryOf(it, "sis_"+tail+itoa(len(list)), v.id, l.start, l.end, l.quantity))
+			}
+		}
+	}
+	return &page{url: "/v1/subscription_items/" + it.id + "/usage_record_summaries", items: list, window: c.form}, nil
+}
+
+// summary is an object that is worked out when it is asked for.
+type summary struct {
+	head
+	fields object
+}
+
+func (x *summary) render(*Simulator) object { return x.fields }
+
+func summaryOf(it *item, id, invoice string, start, end, total int64) *summary {
+	return &summary{head: head{kind: "usage_record_summary", id: id}, fields: object{
+		"id": id, "object": "usage_record_summary", "invoice": optional(invoice), "livemode": false,
+		"period": object{"start": stamp(start), "end": stamp(end)}, "subscription_item": it.id, "total_usage": total,
+	}}
+}
+
+// meterSummaries returns what a customer used in a range.
+func (s *Simulator) meterSummaries(c *call) (any, error) {
+	m, err := find[*meter](s, kindMeter, c.id(), "")
+	if err != nil {
+		return nil, err
+	}
+	f := c.form
+	cust, err := s.liveCustomer(f.str("customer"), "customer")
+	if err != nil {
+		return nil, err
+	}
+	from, to := f.int("start_time"), f.int("end_time")
+	if from%60 != 0 || to%60 != 0 || from >= to {
+		return nil, badRequest("", "start_time", "The `start_time` and `end_time` must be aligned with minute boundaries, the start before the end.")
+	}
+	x := &summary{head: head{kind: "billing.meter_event_summary", id: "mtrusg_" + strings.TrimPrefix(m.id, "mtr_")}}
+	x.fields = object{
+		"id": x.id, "object": x.kind, "aggregated_value": s.metered(m, cust.id, from, to), "start_time": from, "end_time": to, "livemode": false, "meter": m.id,
+	}
+	return &page{url: "/v1/billing/meters/" + m.id + "/event_summaries", items: []entity{x}, window: f}, nil
+}
+
+// metered is what a customer used of a meter in [from, to).
+func (s *Simulator) metered(m *meter, customer string, from, to int64) int64 {
+	var n int64
+	for _, e := range all(s, kindMeterEvent, func(e *meterEvent) bool {
+		return e.event == m.event && e.customer == customer && e.timestamp >= from && e.timestamp < to
+	}) {
+		if m.formula == "count" {
+			n++
+		} else {
+			n += e.value
+		}
+	}
+	return n
 }
 
 func (s *Simulator) createMeter(c *call) (any, error) {

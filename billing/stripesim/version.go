@@ -92,6 +92,16 @@ func translate(in object, version string) object {
 			out["collected_information"] = object{"shipping_details": out["shipping_details"]}
 			drop(out, "shipping_details")
 		}
+	case kindSchedule:
+		if rank >= vBasil {
+			phases := []any{}
+			for _, x := range out["phases"].([]any) {
+				p := maps.Clone(x.(object))
+				drop(p, "coupon", "billing_thresholds")
+				phases = append(phases, p)
+			}
+			out["phases"] = phases
+		}
 	case kindDiscount:
 		if rank >= vClover {
 			out["source"] = object{"type": "coupon", "coupon": nameOf(out["coupon"])}
@@ -183,7 +193,7 @@ func pricing(v any) any {
 	out := object{"type": "price_details", "price_details": object{"price": id, "product": nil}, "unit_amount_decimal": nil}
 	switch p := v.(type) {
 	case *price:
-		out["price_details"], out["unit_amount_decimal"] = object{"price": id, "product": p.product}, p.decimal
+		out["price_details"], out["unit_amount_decimal"] = object{"price": id, "product": p.product}, optional(p.decimal)
 	case object:
 		out["price_details"], out["unit_amount_decimal"] = object{"price": id, "product": idOf(p["product"])}, p["unit_amount_decimal"]
 	}

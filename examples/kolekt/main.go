@@ -123,9 +123,9 @@ func serve(ctx context.Context, cfg Config, out io.Writer) error {
 		return err
 	}
 	post.Plans = subscriptions
-	post.Refer = func(ctx context.Context, n billing.Notice) error { return refer(ctx, referrals, n) }
+	post.Refer = func(ctx context.Context, n billing.Notice) error { return refer(ctx, referrals, subscriptions, n) }
 
-	privacy, err := newPrivacy(cfg, stores, holders{people, stores.Kolekts, stores.Ledger, subscriptions, meters, keys, post, requests, referrals}, stripe.Now, log)
+	privacy, err := newPrivacy(cfg, stores, holders{people, stores.Kolekts, stores.Ledger, subscriptions, meters, keys, post, requests, logins, referrals, stores}, stripe.Now, log)
 	if err != nil {
 		return err
 	}

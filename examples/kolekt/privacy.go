@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/kolekt/commerce/apikeys"
 	"github.com/kolekt/commerce/billing"
 	"github.com/kolekt/commerce/examples/kolekt/internal/kolekts"
@@ -32,7 +34,9 @@ type holders struct {
 	keys     *apikeys.Service
 	mail     *Mails
 	requests *ratelimit.Limiter
+	logins   *ratelimit.Limiter
 	referral *referral.Service
+	stores   *Stores
 }
 
 // subjectData makes a gdpr.ExportEraser of two functions.
@@ -55,7 +59,14 @@ func (h holders) sources(now func() time.Time) []gdpr.Source {
 	account := "until the account is erased"
 	own := map[string]string{"*": "texts and names that the person wrote"}
 	books, _, _ := gdpr.InvoiceRetention("DE")
-	kept := gdpr.Retain{Ground: "invoices are kept for the tax office, without the person's name and address", Article: "17(3)(b)", Until: books.Until}
+	kept := gdpr.Retain{Ground: "tax law wants invoices kept; here without the person's name and address", Article: "17(3)(b)", Until: books.Until}
+	// Stripe fixes who an invoice was issued to and who paid, and has no call
+	// that takes it out again: a redaction job in its dashboard does.
+	issued := gdpr.Retain{Ground: "tax law wants invoices and payments kept as they were issued; they are redacted at Stripe afterwards", Article: "17(3)(b)", Until: books.Until, ByHand: true}
+	logged := gdpr.Retain{
+		Ground: "Stripe's log of events, against disputes, which Stripe deletes after 30 days", Article: "17(3)(e)",
+		Until: func(t time.Time) time.Time { return t.AddDate(0, 0, 30) }, Itself: true,
+	}
 	first := []gdpr.Source{
 		gdpr.Adapt(gdpr.Descriptor{
 			Name: "kolekts", Categories: []string{"content"}, Purpose: "to make and keep posts", Basis: gdpr.Contract, Retention: account, Portable: true, Tables: []string{"kolekts"}, Allow: own,
@@ -69,7 +80,8 @@ func (h holders) sources(now func() time.Time) []gdpr.Source {
 		}, nil, now),
 		gdpr.Adapt(gdpr.Descriptor{
 			Name: "usage", Categories: []string{"usage"}, Purpose: "to count against the plan", Basis: gdpr.Contract, Retention: account, Portable: true, Allow: own,
-			Tables: []string{"usage_events", "usage_counters", "usage_days", "usage_holds", "usage_keys", "usage_notices"},
+			Tables: []string{"usage_events", "usage_counters", "usage_days", "usage_holds", "usage_keys", "usage_notices", "usage_packed",
+				"usage_wallets", "usage_grants", "usage_grant_entries", "usage_report_days", "usage_reports"},
 		}, h.usage, nil, now),
 		gdpr.Adapt(gdpr.Descriptor{
 			Name: "apikeys", Categories: []string{"credentials' descriptions"}, Purpose: "to let programs in", Basis: gdpr.Contract, Retention: account, Allow: own,
@@ -81,8 +93,11 @@ func (h holders) sources(now func() time.Time) []gdpr.Source {
 		gdpr.Adapt(gdpr.Descriptor{
 			Name: "billing", Categories: []string{"payment"}, Purpose: "to charge for the plan", Basis: gdpr.Contract, Recipients: []string{"Stripe"},
 			Retention: "invoices for as long as the law says, the rest until the account is erased", Allow: own,
-			Tables: []string{"billing_accounts", "billing_events", "billing_notices"},
-		}, h.billing, map[string]gdpr.Retain{"invoice": kept, "subscription": kept, "account": kept}, now),
+			Tables: []string{"billing_accounts", "billing_claims", "billing_events", "billing_notices"},
+		}, h.billing, map[string]gdpr.Retain{
+			"invoice": kept, "subscription": kept, "account": kept,
+			"provider_invoice": issued, "provider_charge": issued, "provider_checkout": issued, "provider_subscription": issued, "provider_event_log": logged,
+		}, now),
 		gdpr.Adapt(gdpr.Descriptor{
 			Name: "ledger", Categories: []string{"payment"}, Purpose: "to know the revenue", Basis: gdpr.LegitimateInterest, Retention: "without the person: for ever", Tables: []string{"ledger_changes"},
 		}, subjectData{
@@ -95,12 +110,13 @@ func (h holders) sources(now func() time.Time) []gdpr.Source {
 		gdpr.Adapt(gdpr.Descriptor{
 			Name: "mailer", Categories: []string{"contact"}, Purpose: "to send what the person should know", Basis: gdpr.Contract, Retention: "30 days after a mail", Allow: own,
 			Tables: []string{"mailer_outbox"},
-		}, h.mail.Service, nil, now),
+		}, subjectData{h.exportMails, h.mail.EraseSubject}, nil, now),
+		logins{h.logins, h.users},
 	}
 	first = append(first, gdpr.Adapt(gdpr.Descriptor{
 		Name: "referral", Categories: []string{"contact's fingerprints"}, Purpose: "to reward who invites friends", Basis: gdpr.Contract,
 		Retention: "fingerprints for two years, so that nobody is invited twice", Allow: own,
-		Tables: []string{"referral_codes", "referral_redemptions", "referral_rewards", "referral_ledger", "referral_owner_signals", "referral_caps"},
+		Tables: []string{"referral_codes", "referral_redemptions", "referral_rewards", "referral_ledger", "referral_owner_signals", "referral_caps", "referral_carries", "referral_standings"},
 	}, h.referral, nil, now))
 	login := gdpr.Descriptor{
 		Name: "users", Categories: []string{"contact", "login"}, Purpose: "to let the person in", Basis: gdpr.Contract, Retention: account, Portable: true, Tables: []string{"users", "sessions"}, Allow: own,
@@ -108,7 +124,111 @@ func (h holders) sources(now func() time.Time) []gdpr.Source {
 	for _, s := range first {
 		login.After = append(login.After, s.Describe().Name)
 	}
-	return append(first, gdpr.Adapt(login, h.users, nil, now))
+	return append(first, gdpr.Adapt(login, subjectData{
+		func(ctx context.Context, a string, emit func(string, map[string]any) error) error {
+			if err := h.stores.exportSessions(ctx, a, emit); err != nil {
+				return err
+			}
+			return h.users.ExportSubject(ctx, a, emit)
+		},
+		func(ctx context.Context, a string) (map[string]int64, error) {
+			// The login first: nobody begins a session meanwhile.
+			counts, err := h.users.EraseSubject(ctx, a)
+			if err == nil {
+				counts["session"], err = h.stores.endSessions(ctx, a)
+			}
+			return counts, err
+		},
+	}, nil, now))
+}
+
+// exportMails leaves the links out that let their holder in.
+func (h holders) exportMails(ctx context.Context, account string, emit func(string, map[string]any) error) error {
+	return h.mail.ExportSubject(ctx, account, func(record string, fields map[string]any) error {
+		if kind, _ := fields["kind"].(string); kind == h.mail.verify.Name() || kind == h.mail.reset.Name() {
+			fields["variables"] = "(a link with a secret)"
+		}
+		return emit(record, fields)
+	})
+}
+
+// logins is the limiter of logins. Its keys are fingerprints: of addresses, which
+// are found again, and of networks, which are gone within the hour.
+type logins struct {
+	limiter *ratelimit.Limiter
+	users   *users.Service
+}
+
+func (l logins) Describe() gdpr.Descriptor {
+	return gdpr.Descriptor{
+		Name: "logins", Categories: []string{"login"}, Purpose: "to make guessing passwords slow", Basis: gdpr.LegitimateInterest, Retention: "an hour",
+	}
+}
+
+func (l logins) keys(s gdpr.Subject) []string {
+	var keys []string
+	for _, email := range s.Values("email") {
+		keys = append(keys, l.users.Fingerprint("for "+email))
+	}
+	return keys
+}
+
+func (l logins) Export(ctx context.Context, s gdpr.Subject, sink *gdpr.Sink) error {
+	for _, key := range l.keys(s) {
+		if err := l.limiter.ExportSubject(ctx, key, sink.Row); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l logins) Erase(ctx context.Context, s gdpr.Subject, _ string) (gdpr.Outcome, error) {
+	out := gdpr.Outcome{Done: true}
+	for _, key := range l.keys(s) {
+		counts, err := l.limiter.EraseSubject(ctx, key)
+		if err != nil {
+			return gdpr.Outcome{}, err
+		}
+		for _, n := range counts {
+			out.Removed += n
+		}
+	}
+	return out, nil
+}
+
+// ofAccount finds an account's sessions by the ID in them: their tokens are
+// hashed, and there is no column for it.
+const ofAccount = ` from sessions where position(convert_to($1::text, 'UTF8') in data) > 0`
+
+func (s *Stores) exportSessions(ctx context.Context, account string, emit func(string, map[string]any) error) error {
+	if s.pool == nil {
+		return nil // in memory they are the process's, and end with the login
+	}
+	rows, err := s.pool.Query(ctx, `select expiry`+ofAccount, account)
+	if err != nil {
+		return fmt.Errorf("sessions: %w", err)
+	}
+	ends, err := pgx.CollectRows(rows, pgx.RowTo[time.Time])
+	if err != nil {
+		return fmt.Errorf("sessions: %w", err)
+	}
+	for _, t := range ends {
+		if err := emit("session", map[string]any{"expires_at": t.UTC()}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Stores) endSessions(ctx context.Context, account string) (int64, error) {
+	if s.pool == nil {
+		return 0, nil
+	}
+	tag, err := s.pool.Exec(ctx, `delete`+ofAccount, account)
+	if err != nil {
+		return 0, fmt.Errorf("sessions: %w", err)
+	}
+	return tag.RowsAffected(), nil
 }
 
 // purposes are what people may agree to.
@@ -150,6 +270,10 @@ func newPrivacy(cfg Config, stores *Stores, h holders, now func() time.Time, log
 			return err
 		},
 		Notify: h.mail.Privacy,
+		Remind: func(ctx context.Context, n gdpr.Notice) error {
+			log.WarnContext(ctx, "a request of a person wants attention: see /admin", "what", n.Event, "request", n.Request.ID, "due", n.Request.DueAt)
+			return nil
+		},
 	})
 }
 
@@ -203,7 +327,9 @@ func (m *Mails) Privacy(ctx context.Context, n gdpr.Notice) error {
 	case "erasure_scheduled":
 		_, err = m.kinds.ErasureScheduled.Enqueue(ctx, m.Service, to(u), mailer.ErasureScheduled{EraseAt: n.Request.StartAt, CancelURL: page}, mailer.Key(n.ID))
 	case "erasure_done":
-		_, err = m.kinds.ErasureDone.Enqueue(ctx, m.Service, mailer.To{Email: u.Email}, mailer.ErasureDone{ErasedAt: m.now()}, mailer.Key(n.ID))
+		// Past the outbox: a mail in it would be the person's data again, and
+		// a failure comes back by itself.
+		_, err = m.kinds.ErasureDone.Send(ctx, m.Service, mailer.To{Email: u.Email}, mailer.ErasureDone{ErasedAt: m.now()}, mailer.Key(n.ID))
 	}
 	return err
 }

@@ -40,6 +40,20 @@ func (b biller) Debit(ctx context.Context, call, account string, amount int64, c
 	return taken.Amount, err
 }
 
+// Grants lets Reconcile compare our rewards with Stripe's.
+func (b biller) Grants(ctx context.Context, account string, each func(call, ref, invoice string, amount int64, currency string) error) error {
+	list, err := b.Referenced(ctx, account)
+	if err != nil {
+		return err
+	}
+	for _, r := range list {
+		if err := each(r.Reference, r.ID, r.InvoiceID, r.Amount.Amount, r.Amount.Currency); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func newReferrals(cfg Config, stores *Stores, subscriptions *billing.Service, post *Mails, now func() time.Time, log *slog.Logger) (*referral.Service, error) {
 	return referral.New(stores.Referral, referral.Config{
 		Pepper: cfg.Derive("referral"), Biller: biller{subscriptions}, Notify: post.Referral, Now: now, Logger: log,
@@ -51,20 +65,35 @@ func newReferrals(cfg Config, stores *Stores, subscriptions *billing.Service, po
 }
 
 // refer tells referral what happened to money.
-func refer(ctx context.Context, service *referral.Service, n billing.Notice) error {
+func refer(ctx context.Context, service *referral.Service, subscriptions *billing.Service, n billing.Notice) error {
 	switch n.Kind {
 	case billing.KindInvoicePaid:
-		return service.HandlePaid(ctx, referral.Paid{ID: n.InvoiceID, Account: n.Account, Amount: n.Amount.Amount, Currency: n.Amount.Currency})
+		return paid(ctx, service, subscriptions, n)
 	case billing.KindInvoiceDrafted:
-		return service.HandleDraft(ctx, referral.Draft{Invoice: n.InvoiceID, Account: n.Account})
+		return service.HandleDraft(ctx, referral.Draft{Invoice: n.InvoiceID, Account: n.Account, Currency: n.Amount.Currency})
 	case billing.KindPaymentRefunded:
-		return service.HandleRefunded(ctx, referral.Refunded{ID: n.ObjectID, Account: n.Account, Amount: n.Amount.Amount, Currency: n.Amount.Currency})
+		return service.HandleRefunded(ctx, referral.Refunded{ID: n.ID, Account: n.Account, Invoice: n.InvoiceID, Amount: n.Amount.Amount, Currency: n.Amount.Currency})
 	case billing.KindPaymentDisputed:
 		return service.HandleDisputed(ctx, n.Account)
 	case billing.KindSubscriptionEnded:
 		return service.HandleEnded(ctx, n.Account)
 	}
 	return nil
+}
+
+// paid tells of a payment, and of what a discount took off it.
+func paid(ctx context.Context, service *referral.Service, subscriptions *billing.Service, n billing.Notice) error {
+	p := referral.Paid{ID: n.InvoiceID, Account: n.Account, Amount: n.Amount.Amount, Currency: n.Amount.Currency}
+	account, err := subscriptions.Account(ctx, n.Account)
+	if err != nil {
+		return err
+	}
+	for _, inv := range account.Invoices {
+		if inv.ID == n.InvoiceID {
+			p.Discount = inv.Subtotal - inv.Total
+		}
+	}
+	return service.HandlePaid(ctx, p)
 }
 
 // Referral tells a person about a reward.

@@ -156,9 +156,9 @@ func (s *shop) handle(ctx context.Context, n billing.Notice) error {
 		}
 		return s.referrals.HandlePaid(ctx, paid)
 	case billing.KindInvoiceDrafted:
-		return s.referrals.HandleDraft(ctx, referral.Draft{Invoice: n.InvoiceID, Account: n.Account})
+		return s.referrals.HandleDraft(ctx, referral.Draft{Invoice: n.InvoiceID, Account: n.Account, Currency: n.Amount.Currency})
 	case billing.KindPaymentRefunded:
-		return s.referrals.HandleRefunded(ctx, referral.Refunded{ID: n.ID, Account: n.Account, Amount: n.Amount.Amount, Currency: n.Amount.Currency})
+		return s.referrals.HandleRefunded(ctx, referral.Refunded{ID: n.ID, Account: n.Account, Invoice: n.InvoiceID, Amount: n.Amount.Amount, Currency: n.Amount.Currency})
 	case billing.KindPaymentDisputed:
 		return s.referrals.HandleDisputed(ctx, n.Account)
 	case billing.KindSubscriptionEnded:
@@ -189,6 +189,20 @@ func (b biller) Credit(ctx context.Context, call, account string, amount int64, 
 func (b biller) Debit(ctx context.Context, call, account string, amount int64, currency string) (int64, error) {
 	taken, err := b.billing.Debit(ctx, call, account, billing.Money{Amount: amount, Currency: currency})
 	return taken.Amount, err
+}
+
+// Grants lets referral reconcile its ledger with Stripe.
+func (b biller) Grants(ctx context.Context, account string, each func(call, ref, invoice string, amount int64, currency string) error) error {
+	list, err := b.billing.Referenced(ctx, account)
+	if err != nil {
+		return err
+	}
+	for _, r := range list {
+		if err := each(r.Reference, r.ID, r.InvoiceID, r.Amount.Amount, r.Amount.Currency); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // pay takes an account through the checkout, with the discount that it has to

@@ -10,8 +10,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/kolekt/commerce/billing"
+	"github.com/kolekt/commerce/billing/billingstripe"
 	"github.com/kolekt/commerce/billing/stripesim"
 	"github.com/kolekt/commerce/referral"
+	"github.com/kolekt/commerce/referral/referralmem"
 )
 
 const day = 24 * time.Hour
@@ -223,5 +225,111 @@ func TestACrashBetweenStripesAnswerAndOurMarkGrantsOnce(t *testing.T) {
 		taken, err = s.billing.Debit(ctx, "rwd_1:reverse", "ada", usd)
 		require.NoError(t, err)
 		require.Equal(t, usd, taken, "once")
+		require.Equal(t, map[time.Duration]int{time.Minute: 1, 25 * time.Hour: 2, 72 * time.Hour: 2}[wait], keyAlone(t, wait))
 	}
+}
+
+// keyAlone credits a customer, loses the answer, waits and tries again with the
+// same idempotency key and nothing else. It returns how many credits there are.
+func keyAlone(t *testing.T, wait time.Duration) (credits int) {
+	ctx := t.Context()
+	s := newShop(t, friends())
+	require.NoError(t, s.pay(ctx, "ada", billing.Order{Plan: "pro", Interval: billing.Month}))
+	gateway, err := billingstripe.New(billingstripe.Config{
+		SecretKey: stripesim.DefaultSecretKey, WebhookSecrets: []string{"whsec_test"}, URL: s.server.URL, Now: s.sim.Now,
+	})
+	require.NoError(t, err)
+	customer, err := gateway.FindCustomer(ctx, "ada")
+	require.NoError(t, err)
+	credit := func() {
+		_, err := gateway.AddBalance(ctx, customer.ID, billing.Money{Amount: -500, Currency: "USD"}, "rwd_1:grant", "the-stable-key")
+		require.NoError(t, err)
+	}
+	credit()
+	require.NoError(t, s.sim.Advance(ctx, wait))
+	credit()
+	for _, e := range s.sim.Ledger("") {
+		if e.Kind == stripesim.Balance {
+			credits++
+		}
+	}
+	return credits
+}
+
+// What is marked here and what Stripe has, after the marks were lost: Reconcile finds it in Stripe's metadata.
+func TestReconcileOnStripe(t *testing.T) {
+	ctx := context.Background()
+	for name, benefit := range map[string]referral.Benefit{"months": {FreeMonths: 1}, "credit": {Credit: 700, Currency: "USD"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := friends()
+			c.Referrer = benefit
+			s := newShop(t, c)
+			require.NoError(t, s.pay(ctx, "ada", billing.Order{Plan: "pro", Interval: billing.Month}))
+			s.refer(t, "bob", "cleo")
+			for _, who := range []string{"bob", "cleo"} {
+				require.NoError(t, s.pay(ctx, who, billing.Order{Plan: "pro", Interval: billing.Month}))
+			}
+			require.NoError(t, s.sim.Advance(ctx, 33*day))
+			_, err := s.referrals.Work(ctx)
+			require.NoError(t, err)
+			require.NoError(t, s.sim.Advance(ctx, 33*day))
+			found, err := s.referrals.Reconcile(ctx)
+			require.NoError(t, err)
+			require.Empty(t, found, "ledger ≡ Stripe")
+			stripe := func() (sum int64) {
+				list, err := s.billing.Referenced(ctx, "ada")
+				require.NoError(t, err)
+				for _, r := range list {
+					sum += r.Amount.Amount
+				}
+				return sum
+			}
+			given := stripe()
+			require.Positive(t, given)
+
+			// The marks are lost, as after a restored backup.
+			rewards, err := s.referrals.Rewards(ctx, referral.RewardFilter{Account: "ada"})
+			require.NoError(t, err)
+			lost, err := referral.New(referralmem.New(), referral.Config{
+				Pepper: bytes.Repeat([]byte("k"), 32), Campaigns: []referral.Campaign{c}, Biller: biller{s.billing}, Now: s.sim.Now,
+			})
+			require.NoError(t, err)
+			// The codes are in the backup; what happened since is told again.
+			text := codeOf(t, s)
+			_, err = lost.Vanity(ctx, "friends", referral.Person{Account: "ada"}, text)
+			require.NoError(t, err)
+			for _, who := range []string{"bob", "cleo"} {
+				_, err := lost.Redeem(ctx, text, referral.Person{Account: who})
+				require.NoError(t, err)
+				require.NoError(t, lost.HandlePaid(ctx, referral.Paid{ID: "in_" + who, Account: who, Amount: 499, Currency: "USD"}))
+			}
+			found, err = lost.Reconcile(ctx)
+			require.NoError(t, err)
+			require.NotEmpty(t, found)
+			for _, d := range found {
+				require.Equal(t, referral.DriftUnmarked, d.Kind)
+				require.True(t, d.Repaired)
+			}
+			found, err = lost.Reconcile(ctx)
+			require.NoError(t, err)
+			require.Empty(t, found)
+			again, err := lost.Rewards(ctx, referral.RewardFilter{Account: "ada"})
+			require.NoError(t, err)
+			var before, after int64
+			for i := range rewards {
+				before, after = before+rewards[i].Amount, after+again[i].Amount
+			}
+			require.Equal(t, before, after)
+			require.Equal(t, given, after)
+			require.Equal(t, given, stripe(), "nothing was granted again")
+		})
+	}
+}
+
+func codeOf(t *testing.T, s *shop) string {
+	t.Helper()
+	c, err := s.referrals.Code(context.Background(), "friends", referral.Person{Account: "ada"})
+	require.NoError(t, err)
+	return c.Text
 }

@@ -136,7 +136,7 @@ func (s *Store) Claim(ctx context.Context, now time.Time, lease time.Duration, l
 	defer s.mu.Unlock()
 	var due []gdpr.Request
 	for _, r := range s.requests {
-		if !r.State.Closed() && !r.NextRun.IsZero() && !r.NextRun.After(now) && !r.LeaseUntil.After(now) {
+		if !r.NextRun.IsZero() && !r.NextRun.After(now) && !r.LeaseUntil.After(now) {
 			due = append(due, r)
 		}
 	}

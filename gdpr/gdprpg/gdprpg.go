@@ -19,6 +19,7 @@ import (
 
 	"github.com/kolekt/commerce/gdpr"
 	"github.com/kolekt/commerce/internal/pgmigrate"
+	"github.com/kolekt/commerce/internal/pgtx"
 )
 
 // DB is what *pgxpool.Pool, *pgx.Conn and pgx.Tx have in common.
@@ -62,6 +63,7 @@ type body struct {
 	ExtendedAt  time.Time       `json:"extended_at,omitzero"`
 	StartAt     time.Time       `json:"start_at,omitzero"`
 	FrozenAt    time.Time       `json:"frozen_at,omitzero"`
+	RemindedAt  time.Time       `json:"reminded_at,omitzero"`
 	ClosedAt    time.Time       `json:"closed_at,omitzero"`
 	Steps       []gdpr.Step     `json:"steps,omitempty"`
 	Certificate json.RawMessage `json:"certificate,omitempty"`
@@ -69,7 +71,7 @@ type body struct {
 }
 
 func encode(r gdpr.Request) ([]byte, error) {
-	return json.Marshal(body{r.HeldFrom, r.Note, r.ExtendedAt, r.StartAt, r.FrozenAt, r.ClosedAt, r.Steps, r.Certificate, r.Archive})
+	return json.Marshal(body{r.HeldFrom, r.Note, r.ExtendedAt, r.StartAt, r.FrozenAt, r.RemindedAt, r.ClosedAt, r.Steps, r.Certificate, r.Archive})
 }
 
 const requestColumns = `id, kind, subject_ref, state, received_at, due_at, next_run, lease_until, version, body, sealed`
@@ -87,38 +89,11 @@ func scan(row pgx.CollectableRow) (gdpr.Request, error) {
 		return r, err
 	}
 	r.HeldFrom, r.Note, r.ExtendedAt, r.StartAt, r.ClosedAt = extra.HeldFrom, extra.Note, extra.ExtendedAt, extra.StartAt, extra.ClosedAt
-	r.FrozenAt = extra.FrozenAt
+	r.FrozenAt, r.RemindedAt = extra.FrozenAt, extra.RemindedAt
 	r.Steps, r.Certificate, r.Archive = extra.Steps, extra.Certificate, extra.Archive
 	r.ReceivedAt, r.DueAt = r.ReceivedAt.UTC(), r.DueAt.UTC()
-	if next != nil {
-		r.NextRun = next.UTC()
-	}
-	if lease != nil {
-		r.LeaseUntil = lease.UTC()
-	}
+	r.NextRun, r.LeaseUntil = pgtx.Instant(next), pgtx.Instant(lease)
 	return r, nil
-}
-
-func nullable(t time.Time) *time.Time {
-	if t.IsZero() {
-		return nil
-	}
-	return &t
-}
-
-func (s *Store) inTx(ctx context.Context, do func(tx pgx.Tx) error) error {
-	tx, err := s.db.Begin(ctx)
-	if err != nil {
-		return fmt.Errorf("gdprpg: %w", err)
-	}
-	if err := do(tx); err != nil {
-		_ = tx.Rollback(context.WithoutCancel(ctx))
-		return err
-	}
-	if err := tx.Commit(ctx); err != nil {
-		return fmt.Errorf("gdprpg: %w", err)
-	}
-	return nil
 }
 
 // CreateRequest implements gdpr.Store.
@@ -127,12 +102,12 @@ func (s *Store) CreateRequest(ctx context.Context, r gdpr.Request, audit ...gdpr
 	if err != nil {
 		return fmt.Errorf("gdprpg: %w", err)
 	}
-	return s.inTx(ctx, func(tx pgx.Tx) error {
+	return pgtx.Do(ctx, s.db, "gdprpg", func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, `
 			insert into gdpr_requests (id, kind, subject_ref, state, received_at, due_at, next_run, lease_until, closed, version, body, sealed)
 			values ($1, $2, $3, $4, $5, $6, $7, $8, $9, 1, $10, $11)
 			on conflict do nothing`,
-			r.ID, r.Kind, r.SubjectRef, r.State, r.ReceivedAt, r.DueAt, nullable(r.NextRun), nullable(r.LeaseUntil), r.State.Closed(), b, r.Sealed)
+			r.ID, r.Kind, r.SubjectRef, r.State, r.ReceivedAt, r.DueAt, pgtx.Null(r.NextRun), pgtx.Null(r.LeaseUntil), r.State.Closed(), b, r.Sealed)
 		if err != nil {
 			return fmt.Errorf("gdprpg: create request: %w", err)
 		}
@@ -177,7 +152,7 @@ func (s *Store) Requests(ctx context.Context, f gdpr.Filter) ([]gdpr.Request, er
 		where ($1 = '' or subject_ref = $1) and ($2 = '' or kind = $2) and (not $3 or not closed)
 			and ($4::timestamptz is null or not closed and due_at < $4)
 		order by received_at desc, id desc limit $5`,
-		f.SubjectRef, string(f.Kind), f.Open, nullable(f.DueBefore), f.Limit)
+		f.SubjectRef, string(f.Kind), f.Open, pgtx.Null(f.DueBefore), f.Limit)
 }
 
 // UpdateRequest implements gdpr.Store.
@@ -186,11 +161,11 @@ func (s *Store) UpdateRequest(ctx context.Context, r gdpr.Request, tombstones []
 	if err != nil {
 		return fmt.Errorf("gdprpg: %w", err)
 	}
-	return s.inTx(ctx, func(tx pgx.Tx) error {
+	return pgtx.Do(ctx, s.db, "gdprpg", func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, `
 			update gdpr_requests set state = $3, due_at = $4, next_run = $5, lease_until = $6, closed = $7, body = $8, sealed = $9, version = version + 1
 			where id = $1 and version = $2`,
-			r.ID, r.Version, r.State, r.DueAt, nullable(r.NextRun), nullable(r.LeaseUntil), r.State.Closed(), b, r.Sealed)
+			r.ID, r.Version, r.State, r.DueAt, pgtx.Null(r.NextRun), pgtx.Null(r.LeaseUntil), r.State.Closed(), b, r.Sealed)
 		if err != nil {
 			return fmt.Errorf("gdprpg: update request: %w", err)
 		}
@@ -218,7 +193,7 @@ func (s *Store) Claim(ctx context.Context, now time.Time, lease time.Duration, l
 	return s.query(ctx, `
 		with due as (
 			select id from gdpr_requests
-			where not closed and next_run <= $1 and (lease_until is null or lease_until <= $1)
+			where next_run <= $1 and (lease_until is null or lease_until <= $1)
 			order by next_run limit $3
 			for update skip locked
 		)
@@ -401,7 +376,7 @@ func (s *Store) Audit(ctx context.Context, from int64) iter.Seq2[gdpr.Entry, err
 
 // AppendAudit implements gdpr.Store.
 func (s *Store) AppendAudit(ctx context.Context, entries ...gdpr.Entry) error {
-	return s.inTx(ctx, func(tx pgx.Tx) error { return appendAudit(ctx, tx, entries) })
+	return pgtx.Do(ctx, s.db, "gdprpg", func(tx pgx.Tx) error { return appendAudit(ctx, tx, entries) })
 }
 
 // auditLock serialises the writers of the chain: each row's hash needs the one

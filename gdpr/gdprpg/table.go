@@ -42,19 +42,33 @@ type Table struct {
 	// Omit names columns that aren't exported, each with the reason.
 	Omit map[string]string
 
+	// Correct names those of Columns that a request for rectification may
+	// change.
+	Correct []string
+
 	// Set anonymises instead of deleting: column → SQL expression, such as
-	// "null" or "'erased'". Key is the table's unique column for paging, "id"
+	// "null" or "'erased'", or Pseudonym. Key is the table's unique column for paging, "id"
 	// by default.
 	Set map[string]string
 	Key string
 	// Retain, with Set, reports the rows as retained on this ground. Dated is
-	// the column from which the time counts; the latest row decides.
+	// the column from which the time counts; the latest row decides. Rows in
+	// which a column is set to Pseudonym are deleted when the time has ended.
 	Retain    *gdpr.Retain
 	Retention gdpr.Retention
 	Dated     string
+	// Keep is how long rows stay after Dated, whosesoever they are, with no
+	// request: gdpr.Service.Purge deletes older ones. 0 means for ever.
+	Keep time.Duration
 
-	Page int // rows a transaction erases; 0 means 2,000
+	Page int              // rows a transaction erases; 0 means 2,000
+	Now  func() time.Time // nil means time.Now
 }
+
+// Pseudonym is a value of Table.Set: it puts the subject's random pseudonym into
+// a column. Rows that are kept are still one person's, and are found again when
+// their time has ended.
+const Pseudonym = "$pseudonym"
 
 // TableSource is a gdpr.Source of one table.
 type TableSource struct {
@@ -83,6 +97,17 @@ func NewTable(db DB, t Table) (*TableSource, error) {
 	}
 	if t.Retain != nil && (t.Retain.Ground == "" || t.Retain.Article == "" || (t.Retain.Until == nil && t.Dated == "")) {
 		return nil, fmt.Errorf("%w: table %q: Retain needs a ground, an article, and Until or Dated", gdpr.ErrInvalid, t.Table)
+	}
+	for _, c := range t.Correct {
+		if !slices.Contains(t.Columns, c) {
+			return nil, fmt.Errorf("%w: table %q: Correct names %q, which isn't in Columns", gdpr.ErrInvalid, t.Table, c)
+		}
+	}
+	if t.Keep < 0 || t.Keep > 0 && t.Dated == "" {
+		return nil, fmt.Errorf("%w: table %q: Keep needs Dated, and isn't negative", gdpr.ErrInvalid, t.Table)
+	}
+	if t.Now == nil {
+		t.Now = time.Now
 	}
 	if t.Name == "" {
 		t.Name = strings.ReplaceAll(t.Table, ".", "_")
@@ -294,9 +319,20 @@ func (s *TableSource) Erase(ctx context.Context, subject gdpr.Subject, cursor st
 }
 
 func (s *TableSource) anonymise(ctx context.Context, types map[string]string, subject gdpr.Subject, cursor string) (gdpr.Outcome, error) {
+	args := []any{s.identifiers(subject), s.t.Page, cursor}
+	ref := ""
 	set := make([]string, 0, len(s.t.Set))
 	for c, expr := range s.t.Set {
+		if expr == Pseudonym {
+			if subject.Pseudonym == "" {
+				return gdpr.Outcome{}, fmt.Errorf("%w: table %s: the subject has no pseudonym", gdpr.ErrInvalid, s.t.Table)
+			}
+			expr, ref = "$4::text::"+types[c], subject.Pseudonym
+		}
 		set = append(set, quote(c)+" = "+expr)
+	}
+	if ref != "" {
+		args = append(args, ref)
 	}
 	slices.Sort(set)
 	dated := "null::timestamptz"
@@ -320,7 +356,7 @@ func (s *TableSource) anonymise(ctx context.Context, types map[string]string, su
 	var found, n int64
 	var last *string
 	var latest *time.Time
-	err := s.db.QueryRow(ctx, sql, s.identifiers(subject), s.t.Page, cursor).Scan(&found, &n, &last, &latest)
+	err := s.db.QueryRow(ctx, sql, args...).Scan(&found, &n, &last, &latest)
 	if notOfType(err) {
 		return gdpr.Outcome{Done: true}, nil
 	}
@@ -339,12 +375,12 @@ func (s *TableSource) anonymise(ctx context.Context, types map[string]string, su
 		return out, nil
 	}
 	if n > 0 {
-		kept := gdpr.Retained{Record: s.t.Name, Count: n, Ground: s.t.Retain.Ground, Article: s.t.Retain.Article}
+		kept := gdpr.Retained{Record: s.t.Name, Count: n, Ground: s.t.Retain.Ground, Article: s.t.Retain.Article, Ref: ref}
 		switch {
 		case latest != nil:
 			kept.Until = s.t.Retention.Until(*latest)
 		case s.t.Retain.Until != nil:
-			kept.Until = s.t.Retain.Until(time.Now())
+			kept.Until = s.t.Retain.Until(s.t.Now())
 		}
 		out.Retained = []gdpr.Retained{kept}
 	}

@@ -50,7 +50,7 @@ func TestStore(t *testing.T, newStore func(t *testing.T) gdpr.Store) {
 	t.Run("RequestComesBackAsItWasStored", func(t *testing.T) {
 		s := newStore(t)
 		r := request("r1", "ref", gdpr.Erasure)
-		r.State, r.StartAt, r.FrozenAt, r.Note = gdpr.Cooling, start.Add(72*time.Hour), start, "note"
+		r.State, r.StartAt, r.FrozenAt, r.Note, r.RemindedAt = gdpr.Cooling, start.Add(72*time.Hour), start, "note", start.Add(time.Minute)
 		must(t, s.CreateRequest(ctx, r))
 		r.Version = 1
 		got, err := s.Request(ctx, "r1")
@@ -60,7 +60,7 @@ func TestStore(t *testing.T, newStore func(t *testing.T) gdpr.Store) {
 		r.State, r.HeldFrom, r.ClosedAt, r.ExtendedAt = gdpr.Running, gdpr.Cooling, start.Add(1), start.Add(time.Second)
 		r.ClosedAt = r.ClosedAt.Truncate(time.Microsecond)
 		r.DueAt, r.NextRun, r.LeaseUntil = start.AddDate(0, 3, 0), start.Add(time.Minute), start.Add(time.Hour)
-		r.Steps = []gdpr.Step{{Source: "a", Removed: 3, Retained: []gdpr.Retained{{Record: "invoices", Count: 2, Ground: "tax", Until: start}}, NotUntil: start}}
+		r.Steps = []gdpr.Step{{Source: "a", Removed: 3, Retained: []gdpr.Retained{{Record: "invoices", Count: 2, Ground: "tax", Until: start, Ref: "erased_1", At: start, RemovedAt: start.Add(time.Hour)}}, NotUntil: start}}
 		r.Certificate = []byte(`{"certificate":{"z":1,"a":[ ]},"ed25519":"x"}`)
 		r.Archive = gdpr.Archive{File: "f", Size: 9, SHA256: "00", ExpiresAt: start}
 		r.Sealed = nil
@@ -173,8 +173,11 @@ func TestStore(t *testing.T, newStore func(t *testing.T) gdpr.Store) {
 		for i := range 20 {
 			must(t, s.CreateRequest(ctx, request(fmt.Sprintf("r%02d", i), fmt.Sprint(i), gdpr.Access)))
 		}
-		later, never, done := request("later", "later", gdpr.Access), request("never", "never", gdpr.Access), request("done", "done", gdpr.Access)
-		later.NextRun, never.NextRun, done.State = start.Add(time.Hour), time.Time{}, gdpr.Done
+		later, never := request("later", "later", gdpr.Access), request("never", "never", gdpr.Access)
+		later.NextRun, never.NextRun = start.Add(time.Hour), time.Time{}
+		// Closed, with something to do: data that was retained until now.
+		done := request("done", "done", gdpr.Erasure)
+		done.State = gdpr.Done
 		for _, r := range []gdpr.Request{later, never, done} {
 			must(t, s.CreateRequest(ctx, r))
 		}
@@ -204,13 +207,13 @@ func TestStore(t *testing.T, newStore func(t *testing.T) gdpr.Store) {
 			})
 		}
 		wg.Wait()
-		same(t, "claimed", len(seen), 20)
+		same(t, "claimed", len(seen), 21)
 		for id, n := range seen {
 			same(t, id, n, 1)
 		}
 		again, err := s.Claim(ctx, start.Add(time.Minute), time.Minute, 100)
 		must(t, err)
-		same(t, "after the lease", len(again), 20)
+		same(t, "after the lease", len(again), 21)
 	})
 
 	t.Run("TombstonesStayAsTheyWereAndExpire", func(t *testing.T) {
@@ -312,8 +315,34 @@ func TestStore(t *testing.T, newStore func(t *testing.T) gdpr.Store) {
 		s := newStore(t)
 		done, cancel := context.WithCancel(ctx)
 		cancel()
-		is(t, s.CreateRequest(done, request("r", "ref", gdpr.Access)), context.Canceled)
-		_, err := s.Claim(done, start, time.Minute, 1)
-		is(t, err, context.Canceled)
+		for name, call := range map[string]func() error{
+			"CreateRequest":    func() error { return s.CreateRequest(done, request("r", "ref", gdpr.Access)) },
+			"Request":          func() error { _, err := s.Request(done, "r"); return err },
+			"Requests":         func() error { _, err := s.Requests(done, gdpr.Filter{}); return err },
+			"UpdateRequest":    func() error { return s.UpdateRequest(done, request("r", "ref", gdpr.Access), nil) },
+			"Claim":            func() error { _, err := s.Claim(done, start, time.Minute, 1); return err },
+			"Tombstoned":       func() error { _, err := s.Tombstoned(done, []string{"h"}); return err },
+			"PutTombstones":    func() error { return s.PutTombstones(done, []gdpr.Tombstone{{Hash: "h"}}) },
+			"CountTombstones":  func() error { _, err := s.CountTombstones(done); return err },
+			"ExpireTombstones": func() error { _, err := s.ExpireTombstones(done, start); return err },
+			"AppendConsent":    func() error { return s.AppendConsent(done, gdpr.ConsentEvent{ID: "c", SubjectRef: "ref", At: start}) },
+			"Consents":         func() error { _, err := s.Consents(done, "ref"); return err },
+			"DeleteConsents":   func() error { _, err := s.DeleteConsents(done, "ref"); return err },
+			"PutKey":           func() error { _, err := s.PutKey(done, "ref", []byte("k")); return err },
+			"Key":              func() error { _, err := s.Key(done, "ref"); return err },
+			"DestroyKey":       func() error { return s.DestroyKey(done, "ref", start) },
+			"AppendAudit":      func() error { return s.AppendAudit(done, gdpr.Entry{At: start, Action: "a"}) },
+		} {
+			if err := call(); !errors.Is(err, context.Canceled) {
+				t.Errorf("%s under a cancelled context: got %v, want %v", name, err, context.Canceled)
+			}
+		}
+		must(t, s.AppendAudit(ctx, gdpr.Entry{At: start, Action: "a"}))
+		for _, err := range s.Audit(done, 0) {
+			is(t, err, context.Canceled)
+		}
+		n, err := s.CountTombstones(ctx)
+		must(t, err)
+		same(t, "nothing was written; tombstones", n, 0)
 	})
 }

@@ -204,3 +204,7 @@ func children(pid int) []int {
 	}
 	return pids
 }
+
+// Binary returns the path of a program that comes with a server, such as
+// pg_dump, or ErrMissing.
+func Binary(name string) (string, error) { return find(name) }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -156,6 +157,31 @@ func asNext(t *testing.T, body []byte) []byte {
 	return out
 }
 
+// schedule schedules a change of a subscription, and releases it.
+func (c *client) schedule(sub string) {
+	c.t.Helper()
+	schedule := c.post("/v1/subscription_schedules", "from_subscription="+sub)
+	path := "/v1/subscription_schedules/" + id(schedule)
+	fields := []string{"end_behavior=release", "expand[0]=subscription", "phases[1][iterations]=1", "phases[1][proration_behavior]=none", "phases[1][metadata][plan]=pro", "phases[1][items][0][price]=price_pro"}
+	for _, name := range []string{"start_date", "end_date"} {
+		fields = append(fields, fmt.Sprintf("phases[0][%s]=%.0f", name, dig(schedule, "phases", 0, name)))
+	}
+	for i, it := range dig(schedule, "phases", 0, "items").([]any) {
+		fields = append(fields, fmt.Sprintf("phases[0][items][%d][price]=%s", i, dig(it, "price")))
+		if n := dig(it, "quantity"); n != nil {
+			fields = append(fields, fmt.Sprintf("phases[0][items][%d][quantity]=%.0f", i, n))
+		}
+	}
+	for i, d := range dig(schedule, "phases", 0, "discounts").([]any) {
+		fields = append(fields, fmt.Sprintf("phases[0][discounts][%d][discount]=%s", i, dig(d, "discount")))
+	}
+	c.post(path, fields...)
+	c.get(path, "expand[0]=phases.items.price")
+	c.get("/v1/subscription_schedules", "limit=1")
+	c.get("/v1/subscriptions/"+sub, "expand[0]=schedule")
+	c.post(path + "/release")
+}
+
 func id(v map[string]any) string { s, _ := v["id"].(string); return s }
 
 func dig(v any, path ...any) any {
@@ -268,6 +294,7 @@ func (c *client) tour() {
 	c.post("/v1/subscriptions/"+id(sub), "items[0][id]="+item, "items[0][price]=price_big", "proration_behavior=create_prorations", "add_invoice_items[0][price]=price_once")
 	c.post("/v1/subscriptions/"+id(sub), "pause_collection[behavior]=keep_as_draft", "cancel_at_period_end=true", "cancellation_details[feedback]=unused")
 	c.post("/v1/subscriptions/"+id(sub), "pause_collection=", "cancel_at_period_end=false")
+	c.schedule(id(sub))
 	c.del("/v1/subscriptions/" + id(sub) + "/discount")
 	c.events()
 	c.advance(31 * 24 * time.Hour)
@@ -326,6 +353,10 @@ func (c *client) tour() {
 	c.get("/v1/billing/meters/" + meter)
 	c.post("/v1/billing/meters/"+meter, "display_name=Tasks")
 	c.get("/v1/billing/meters", "status=active")
+	c.get("/v1/billing/meters/"+meter+"/event_summaries", "customer="+cus, "start_time=1735689600", "end_time=1767225600")
+	c.post("/v1/prices", "currency=usd", "product=prod_pro", "recurring[interval]=month", "recurring[usage_type]=metered", "recurring[meter]="+meter,
+		"billing_scheme=tiered", "tiers_mode=graduated", "tiers[0][up_to]=10", "tiers[0][unit_amount]=0", "tiers[1][up_to]=inf", "tiers[1][unit_amount_decimal]=0.25",
+		"tiers[1][flat_amount]=5", "expand[0]=tiers")
 	c.post("/v1/billing/meter_events", "event_name=calls", "payload[stripe_customer_id]="+cus, "payload[value]=12", "identifier=m1")
 	c.post("/v1/billing/meters/" + meter + "/deactivate")
 	c.post("/v1/billing/meters/" + meter + "/reactivate")

@@ -6,6 +6,7 @@ package referralmem
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -186,7 +187,7 @@ func (s *Store) Redeem(ctx context.Context, a referral.Attempt) (referral.Redemp
 	case a.Budget > 0 && s.spent[r.Campaign]+a.Cost > a.Budget:
 		return refuse(referral.ErrBudget)
 	}
-	r.Referrer = c.Account
+	r.Referrer, r.Version = c.Account, 1
 	for _, sig := range a.Signals {
 		if slices.ContainsFunc(s.signals, func(o signal) bool {
 			return o.redemption != "" && o.campaign == r.Campaign && o.Signal == sig
@@ -304,7 +305,7 @@ func orDefault(limit int) int {
 }
 
 // MoveRedemption implements referral.Store.
-func (s *Store) MoveRedemption(ctx context.Context, r referral.Redemption, from []referral.RedemptionState, moves []referral.RewardMove) error {
+func (s *Store) MoveRedemption(ctx context.Context, r referral.Redemption, moves []referral.RewardMove) error {
 	if err := s.lock(ctx); err != nil {
 		return err
 	}
@@ -313,9 +314,10 @@ func (s *Store) MoveRedemption(ctx context.Context, r referral.Redemption, from 
 	if !ok {
 		return referral.ErrNotFound
 	}
-	if !slices.Contains(from, stored.State) {
+	if stored.Version != r.Version {
 		return referral.ErrConflict
 	}
+	r.Version++
 	s.redemptions[r.ID] = cloneRedemption(r)
 	for id, rw := range s.rewards {
 		for _, m := range moves {
@@ -327,7 +329,8 @@ func (s *Store) MoveRedemption(ctx context.Context, r referral.Redemption, from 
 				rw.VestsAt = m.VestsAt
 			}
 			if m.Benefit != nil {
-				rw.Benefit, rw.MonthsLeft, rw.Currency = *m.Benefit, m.Benefit.FreeMonths, m.Benefit.Currency
+				rw.Benefit = m.Benefit(s.qualified(stored.Campaign, stored.Referrer))
+				rw.MonthsLeft, rw.Currency = rw.Benefit.FreeMonths, rw.Benefit.Currency
 			}
 			rw.Version++
 			s.rewards[id] = rw
@@ -337,32 +340,42 @@ func (s *Store) MoveRedemption(ctx context.Context, r referral.Redemption, from 
 	return nil
 }
 
-// CountQualified implements referral.Store.
-func (s *Store) CountQualified(ctx context.Context, campaign, referrer string) (int64, error) {
-	if err := s.lock(ctx); err != nil {
-		return 0, err
-	}
-	defer s.mu.Unlock()
-	var n int64
+// qualified counts the qualified redemptions of a referrer.
+func (s *Store) qualified(campaign, referrer string) (n int64) {
 	for _, r := range s.redemptions {
 		if r.Campaign == campaign && r.Referrer == referrer && r.State == referral.RedemptionQualified {
 			n++
 		}
 	}
-	return n, nil
+	return n
 }
 
 // Reward implements referral.Store.
-func (s *Store) Reward(ctx context.Context, id string) (referral.Reward, error) {
-	if err := s.lock(ctx); err != nil {
+func (s *Store) Reward(ctx context.Context, redemption string, side referral.Side) (referral.Reward, error) {
+	list, err := s.filter(ctx, 1, func(r referral.Reward) bool { return r.Redemption == redemption && r.Side == side })
+	if err != nil {
 		return referral.Reward{}, err
 	}
-	defer s.mu.Unlock()
-	r, ok := s.rewards[id]
-	if !ok {
-		return r, referral.ErrNotFound
+	if len(list) == 0 {
+		return referral.Reward{}, referral.ErrNotFound
 	}
-	return cloneReward(r), nil
+	return list[0], nil
+}
+
+// Accounts implements referral.Store.
+func (s *Store) Accounts(ctx context.Context, after string, limit int) ([]string, error) {
+	if err := s.lock(ctx); err != nil {
+		return nil, err
+	}
+	defer s.mu.Unlock()
+	found := map[string]bool{}
+	for _, r := range s.rewards {
+		if r.Account > after && r.Version > 1 {
+			found[r.Account] = true
+		}
+	}
+	list := slices.Sorted(maps.Keys(found))
+	return list[:min(len(list), limit)], nil
 }
 
 // Rewards implements referral.Store.
@@ -402,6 +415,10 @@ func (s *Store) SaveReward(ctx context.Context, r referral.Reward, entries ...re
 		return err
 	}
 	defer s.mu.Unlock()
+	return s.save(r, entries)
+}
+
+func (s *Store) save(r referral.Reward, entries []referral.Entry) error {
 	stored, ok := s.rewards[r.ID]
 	if !ok {
 		return referral.ErrNotFound
@@ -418,6 +435,52 @@ func (s *Store) SaveReward(ctx context.Context, r referral.Reward, entries ...re
 		}
 	}
 	return nil
+}
+
+// Begin implements referral.Store.
+func (s *Store) Begin(ctx context.Context, r referral.Reward, most int64) (referral.Reward, error) {
+	if err := s.lock(ctx); err != nil {
+		return r, err
+	}
+	defer s.mu.Unlock()
+	if stored, ok := s.rewards[r.ID]; !ok {
+		return r, referral.ErrNotFound
+	} else if stored.Call != nil {
+		return r, referral.ErrConflict
+	}
+	call := *r.Call
+	r.Call = &call
+	carries := s.carries(s.rewards[r.ID].Account)
+	if call.Currency == "" {
+		for _, currency := range slices.Sorted(maps.Keys(carries)) {
+			if carries[currency] > max(carries[call.Currency], 0) {
+				call.Currency = currency
+			}
+		}
+	}
+	call.Less = min(max(carries[call.Currency], 0), max(most, 0))
+	if err := s.save(r, nil); err != nil {
+		return r, err
+	}
+	r.Version++
+	return r, nil
+}
+
+// carries returns what an account carries, by currency: by its definition, from
+// the ledger and the calls under way.
+func (s *Store) carries(account string) map[string]int64 {
+	carry := map[string]int64{}
+	for _, e := range s.ledger {
+		if e.Account == account && e.Kind.Carried() {
+			carry[e.Currency] -= e.Amount
+		}
+	}
+	for _, r := range s.rewards {
+		if r.Account == account && r.Call != nil {
+			carry[r.Call.Currency] -= r.Call.Less
+		}
+	}
+	return carry
 }
 
 // Ledger implements referral.Store.

@@ -145,7 +145,7 @@ func TestStore(t *testing.T, newStore func(t *testing.T) referral.Store) {
 		got, err := s.Redeem(ctx, a)
 		must(t, err)
 		want := a.Redemption
-		want.Referrer = "ada"
+		want.Referrer, want.Version = "ada", 1
 		same(t, "returned", got, want)
 		for _, find := range []func() (referral.Redemption, error){
 			func() (referral.Redemption, error) { return s.Redemption(ctx, want.ID) },
@@ -341,26 +341,29 @@ func TestStore(t *testing.T, newStore func(t *testing.T) referral.Store) {
 		r.State, r.ChangedAt, r.PaidBy, r.PaidAmount, r.Currency, r.Reasons = referral.RedemptionQualified, start.Add(time.Minute), "in_1", 999, "USD", []string{"x"}
 		r.Refunded = 5
 		tier := referral.Benefit{FreeMonths: 3}
-		moves := []referral.RewardMove{{Side: referral.Referrer, From: []referral.RewardState{referral.RewardPending}, To: referral.RewardQualified, VestsAt: start.AddDate(0, 1, 0), Benefit: &tier}}
+		moves := []referral.RewardMove{{Side: referral.Referrer, From: []referral.RewardState{referral.RewardPending}, To: referral.RewardQualified, VestsAt: start.AddDate(0, 1, 0), Benefit: func(int64) referral.Benefit { return tier }}}
 		errs := parallel(16, func(int) error {
-			return s.MoveRedemption(ctx, r, []referral.RedemptionState{referral.RedemptionPending}, moves)
+			return s.MoveRedemption(ctx, r, moves)
 		})
 		same(t, "moved", successes(t, errs, referral.ErrConflict), 1)
 		got, err := s.Redemption(ctx, r.ID)
 		must(t, err)
+		r.Version = 2
 		same(t, "redemption", got, r)
-		rw, err := s.Reward(ctx, r.ID+"_r")
+		r.Version = 1
+		rw, err := s.Reward(ctx, r.ID, referral.Referrer)
 		must(t, err)
 		same(t, "reward", []any{rw.State, rw.VestsAt, rw.Benefit, rw.MonthsLeft, rw.Version}, []any{referral.RewardQualified, start.AddDate(0, 1, 0), tier, 3, 2})
-		other, err := s.Reward(ctx, r.ID+"_e")
+		other, err := s.Reward(ctx, r.ID, referral.Referee)
 		must(t, err)
 		same(t, "the other side", other.State, referral.RewardPending)
-		n, err := s.CountQualified(ctx, campaign, "ada")
-		must(t, err)
-		same(t, "qualified", n, 1)
+		is(t, s.MoveRedemption(ctx, r, nil), referral.ErrConflict)
+		r.Version = 2
+		r.State = referral.RedemptionReview
+		must(t, s.MoveRedemption(ctx, r, nil))
 		r.ID = "none"
-		is(t, s.MoveRedemption(ctx, r, []referral.RedemptionState{referral.RedemptionPending}, nil), referral.ErrNotFound)
-		_, err = s.Reward(ctx, "none")
+		is(t, s.MoveRedemption(ctx, r, nil), referral.ErrNotFound)
+		_, err = s.Reward(ctx, "none", referral.Referrer)
 		is(t, err, referral.ErrNotFound)
 	})
 
@@ -369,9 +372,9 @@ func TestStore(t *testing.T, newStore func(t *testing.T) referral.Store) {
 		create(t, s, code("CODE", "ada", 10))
 		r, err := s.Redeem(ctx, attempt("CODE", "bob"))
 		must(t, err)
-		rw, err := s.Reward(ctx, r.ID+"_r")
+		rw, err := s.Reward(ctx, r.ID, referral.Referrer)
 		must(t, err)
-		rw.State, rw.MonthsLeft, rw.Amount, rw.Reversed, rw.Currency, rw.Attempts = referral.RewardGranted, 0, 999, 9, "USD", 2
+		rw.State, rw.MonthsLeft, rw.Amount, rw.Reversed, rw.Currency, rw.Attempts, rw.Corrected = referral.RewardGranted, 0, 999, 9, "USD", 2, 3
 		rw.VestsAt, rw.NextTry, rw.ChangedAt = start, start.Add(time.Hour), start.Add(time.Minute)
 		rw.Call = &referral.Call{ID: "c", Invoice: "in_1", Amount: 5, Less: 2}
 		rw.Grants = []referral.Grant{{ID: "g", Ref: "co_1", Invoice: "in_1", Amount: 999, Currency: "USD", At: start}}
@@ -379,7 +382,7 @@ func TestStore(t *testing.T, newStore func(t *testing.T) referral.Store) {
 			return s.SaveReward(ctx, rw, referral.Entry{ID: fmt.Sprint("e", i), Kind: referral.EntryGrant, Reward: rw.ID, Account: "ada", Amount: 999, Currency: "USD", Cause: "in_1", At: start})
 		})
 		same(t, "saved", successes(t, errs, referral.ErrConflict), 1)
-		got, err := s.Reward(ctx, rw.ID)
+		got, err := s.Reward(ctx, rw.Redemption, rw.Side)
 		must(t, err)
 		rw.Version = 2
 		if got.Call == nil {
@@ -398,6 +401,128 @@ func TestStore(t *testing.T, newStore func(t *testing.T) referral.Store) {
 		same(t, "the same row again", len(ledger), 1)
 	})
 
+	t.Run("RedemptionsThatQualifyAtOnceHaveNumbersOfTheirOwn", func(t *testing.T) {
+		s := newStore(t)
+		create(t, s, code("CODE", "ada", 0))
+		list := make([]referral.Redemption, 16)
+		for i := range list {
+			r, err := s.Redeem(ctx, attempt("CODE", fmt.Sprintf("user%02d", i)))
+			must(t, err)
+			r.State = referral.RedemptionQualified
+			list[i] = r
+		}
+		nth := func(n int64) referral.Benefit { return referral.Benefit{Credit: n, Currency: "USD"} }
+		move := []referral.RewardMove{{Side: referral.Referrer, From: []referral.RewardState{referral.RewardPending}, To: referral.RewardQualified, VestsAt: start, Benefit: nth}}
+		for _, err := range parallel(len(list), func(i int) error { return s.MoveRedemption(ctx, list[i], move) }) {
+			must(t, err)
+		}
+		credits := map[int64]bool{}
+		for _, r := range list {
+			rw, err := s.Reward(ctx, r.ID, referral.Referrer)
+			must(t, err)
+			credits[rw.Benefit.Credit] = true
+		}
+		for n := range int64(16) {
+			if !credits[n+1] {
+				t.Fatalf("no redemption is number %d: %v", n+1, credits)
+			}
+		}
+		// One that leaves makes room for its number.
+		list[3].State, list[3].Version = referral.RedemptionVoided, 2
+		must(t, s.MoveRedemption(ctx, list[3], nil))
+		leaders, err := s.Leaders(ctx, campaign, 10)
+		must(t, err)
+		same(t, "leaders", leaders, []referral.Leader{{Account: "ada", Qualified: 15}})
+		r, err := s.Redeem(ctx, attempt("CODE", "late"))
+		must(t, err)
+		r.State = referral.RedemptionQualified
+		must(t, s.MoveRedemption(ctx, r, move))
+		rw, err := s.Reward(ctx, r.ID, referral.Referrer)
+		must(t, err)
+		same(t, "number", rw.Benefit.Credit, 16)
+	})
+
+	t.Run("CallsThatBeginAtOnceShareWhatIsCarried", func(t *testing.T) {
+		s := newStore(t)
+		create(t, s, code("CODE", "ada", 0))
+		rewards := make([]referral.Reward, 9)
+		for i := range rewards {
+			r, err := s.Redeem(ctx, attempt("CODE", fmt.Sprintf("user%02d", i)))
+			must(t, err)
+			rewards[i], err = s.Reward(ctx, r.ID, referral.Referrer)
+			must(t, err)
+		}
+		first := rewards[8]
+		first.Amount, first.Reversed, first.Currency = 1000, 1000, "USD"
+		entry := func(id string, kind referral.EntryKind, amount int64) referral.Entry {
+			return referral.Entry{ID: id, Kind: kind, Reward: first.ID, Account: "ada", Amount: amount, Currency: "USD", At: start}
+		}
+		must(t, s.SaveReward(ctx, first, entry("g", referral.EntryGrant, 1000), entry("r", referral.EntryReversal, -1000), entry("r", referral.EntryReversal, -1000)))
+		begun := make([]referral.Reward, 8)
+		for _, err := range parallel(8, func(i int) (err error) {
+			rw := rewards[i]
+			rw.Call = &referral.Call{ID: fmt.Sprint("c", i), Currency: "USD"}
+			if i%2 == 0 {
+				rw.Call.Currency = "" // the one that it carries
+			}
+			begun[i], err = s.Begin(ctx, rw, 300)
+			return err
+		}) {
+			must(t, err)
+		}
+		var sum int64
+		most := 0
+		for i, rw := range begun {
+			stored, err := s.Reward(ctx, rw.Redemption, rw.Side)
+			must(t, err)
+			same(t, "the call as it is stored", *stored.Call, *rw.Call)
+			same(t, "version", stored.Version, rw.Version)
+			sum += rw.Call.Less
+			if rw.Call.Less > begun[most].Call.Less {
+				most = i
+			}
+		}
+		same(t, "taken by all", sum, 1000)
+		same(t, "taken by one", begun[most].Call.Less, 300)
+		_, err := s.Begin(ctx, begun[0], 300)
+		is(t, err, referral.ErrConflict)
+		// One recovers a part, gives the rest back, and the next takes it.
+		done := begun[most]
+		done.Call = nil
+		must(t, s.SaveReward(ctx, done, entry("y", referral.EntryRecovery, 100)))
+		done.Version++
+		again := done
+		again.Call = &referral.Call{ID: "again", Currency: "EUR"}
+		again, err = s.Begin(ctx, again, 1000)
+		must(t, err)
+		same(t, "in another currency", again.Call.Less, 0)
+		again.Call = nil
+		must(t, s.SaveReward(ctx, again))
+		again.Version++
+		again.Call = &referral.Call{ID: "again"}
+		again, err = s.Begin(ctx, again, 1000)
+		must(t, err)
+		same(t, "what was given back", *again.Call, referral.Call{ID: "again", Less: 200, Currency: "USD"})
+		accounts, err := s.Accounts(ctx, "", 10)
+		must(t, err)
+		same(t, "accounts", accounts, []string{"ada"})
+		accounts, err = s.Accounts(ctx, "ada", 10)
+		must(t, err)
+		same(t, "accounts after it", len(accounts), 0)
+		_, err = s.Begin(ctx, referral.Reward{ID: "none", Call: &referral.Call{}}, 1)
+		is(t, err, referral.ErrNotFound)
+		// Whoever is erased takes it along.
+		must(t, s.SaveReward(ctx, func() referral.Reward { r := again; r.Call = nil; return r }()))
+		_, err = s.Detach(ctx, "ada", "erased")
+		must(t, err)
+		again, err = s.Reward(ctx, again.Redemption, again.Side)
+		must(t, err)
+		again.Call = &referral.Call{ID: "erased", Currency: "USD"}
+		again, err = s.Begin(ctx, again, 1000)
+		must(t, err)
+		same(t, "after the erasure", again.Call.Less, 200)
+	})
+
 	t.Run("DueRewardsAreQualifiedVestedAndWithoutMonths", func(t *testing.T) {
 		s := newStore(t)
 		create(t, s, code("CODE", "ada", 10))
@@ -412,7 +537,7 @@ func TestStore(t *testing.T, newStore func(t *testing.T) referral.Store) {
 		} {
 			r, err := s.Redeem(ctx, attempt("CODE", fmt.Sprint("user", i)))
 			must(t, err)
-			rw, err := s.Reward(ctx, r.ID+"_r")
+			rw, err := s.Reward(ctx, r.ID, referral.Referrer)
 			must(t, err)
 			rw.MonthsLeft = 0
 			change(&rw)
@@ -439,8 +564,8 @@ func TestStore(t *testing.T, newStore func(t *testing.T) referral.Store) {
 		_, err = s.Redeem(ctx, attempt("BOBS", "yan"))
 		must(t, err)
 		r.State, r.PaidAmount, r.Currency = referral.RedemptionQualified, 999, "USD"
-		must(t, s.MoveRedemption(ctx, r, []referral.RedemptionState{referral.RedemptionPending}, nil))
-		rw, err := s.Reward(ctx, r.ID+"_r")
+		must(t, s.MoveRedemption(ctx, r, nil))
+		rw, err := s.Reward(ctx, r.ID, referral.Referrer)
 		must(t, err)
 		rw.Amount, rw.Reversed, rw.Currency = 500, 100, "USD"
 		must(t, s.SaveReward(ctx, rw))
@@ -461,7 +586,7 @@ func TestStore(t *testing.T, newStore func(t *testing.T) referral.Store) {
 		must(t, s.PutSignals(ctx, "ada", []referral.Signal{{Kind: "card", Hash: "adas"}}, start))
 		r, err := s.Redeem(ctx, attempt("CODE", "bob", referral.Signal{Kind: "card", Hash: "bobs"}))
 		must(t, err)
-		rw, err := s.Reward(ctx, r.ID+"_r")
+		rw, err := s.Reward(ctx, r.ID, referral.Referrer)
 		must(t, err)
 		must(t, s.SaveReward(ctx, rw, referral.Entry{ID: "e", Kind: referral.EntryGrant, Reward: rw.ID, Account: "ada", Amount: 5, Currency: "USD", At: start}))
 		n, err := s.Detach(ctx, "bob", "erased_1")

@@ -3,11 +3,9 @@ package usagemem
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"sort"
-	"strconv"
 	"time"
 
 	"github.com/kolekt/commerce/usage"
@@ -44,7 +42,8 @@ func (s *Store) Aggregate(ctx context.Context, sel usage.Selection) ([]usage.Poi
 				return err
 			}
 			if sel.Unique != "" {
-				f.seen[text(e.Properties[sel.Unique])] = true
+				v, _ := e.Properties.Get(sel.Unique)
+				f.seen[v.Text()] = true
 			}
 		}
 		return ctx.Err()
@@ -74,17 +73,16 @@ func (s *Store) Aggregate(ctx context.Context, sel usage.Selection) ([]usage.Poi
 // pick returns the number and the group that a selection takes of an event.
 func pick(e usage.Entry, sel usage.Selection) (value int64, group string, ok bool) {
 	for name, want := range sel.Filter {
-		v, has := e.Properties[name]
-		if !has || text(v) != want {
+		if v, has := e.Properties.Get(name); !has || v.Text() != want {
 			return 0, "", false
 		}
 	}
 	if sel.GroupBy != "" {
-		v, has := e.Properties[sel.GroupBy]
+		v, has := e.Properties.Get(sel.GroupBy)
 		if !has {
 			return 0, "", false
 		}
-		group = text(v)
+		group = v.Text()
 	}
 	for _, f := range e.Figures {
 		if f.Name == sel.Figure {
@@ -92,19 +90,6 @@ func pick(e usage.Entry, sel usage.Selection) (value int64, group string, ok boo
 		}
 	}
 	return 0, "", false
-}
-
-// text spells a property as SQL does.
-func text(v any) string {
-	switch v := v.(type) {
-	case string:
-		return v
-	case bool:
-		return strconv.FormatBool(v)
-	case json.Number:
-		return v.String()
-	}
-	return fmt.Sprint(v)
 }
 
 func spanOf(bounds []time.Time, t time.Time) int {
@@ -233,6 +218,7 @@ func (s *Store) Audit(ctx context.Context) (usage.Audit, error) {
 					c.Account, c.Meter, c.Period.From.Format(time.RFC3339), c.Used, c.Held, stored+c.Bare, held))
 			}
 		}
+		a.auditGrants(&audit)
 		return ctx.Err()
 	})
 	audit.Differences = audit.Differences[:min(100, len(audit.Differences))]
@@ -266,6 +252,8 @@ func (s *Store) Maintain(ctx context.Context, now time.Time) error {
 				delete(a.counters, k)
 			}
 		}
+		a.retainGrants(horizon)
+		a.retainReports(horizon)
 		for id, x := range a.notices {
 			if x.done && x.At.Before(horizon) {
 				delete(a.notices, id)
@@ -295,6 +283,7 @@ func (s *Store) ExportSubject(ctx context.Context, name string, emit func(string
 	for _, x := range a.notices {
 		notices = append(notices, x.Notice)
 	}
+	more := a.exportMore()
 	unlock()
 	slices.SortFunc(events, compareEntries)
 	slices.SortFunc(counters, func(a, b usage.Counter) int {
@@ -322,6 +311,11 @@ func (s *Store) ExportSubject(ctx context.Context, name string, emit func(string
 			return err
 		}
 	}
+	for _, x := range more {
+		if err := emit(x.record, x.fields); err != nil {
+			return err
+		}
+	}
 	return ctx.Err()
 }
 
@@ -339,6 +333,9 @@ func (s *Store) EraseSubject(ctx context.Context, name string) (map[string]int64
 		gone = append(gone, l.entries...)
 	}
 	counts["event"] = int64(len(gone))
+	for _, x := range a.exportMore() {
+		counts[x.record]++
+	}
 	delete(s.shards[s.shardOf(name)].accounts, name)
 	unlock()
 	for _, e := range gone {

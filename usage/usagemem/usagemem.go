@@ -37,6 +37,8 @@ type Store struct {
 	seed   maphash.Seed
 	events atomic.Int64
 	shards [shards]shard
+
+	claiming sync.Mutex // of reports
 }
 
 type shard struct {
@@ -50,6 +52,8 @@ type account struct {
 	counters map[counterKey]*usage.Counter
 	holds    map[string]*usage.Hold
 	notices  map[string]*notice
+	grants   map[string]*grants // by meter
+	reports  reports
 }
 
 type counterKey struct {
@@ -97,7 +101,7 @@ func (s *Store) lock(name string) (*account, func()) {
 	if a == nil {
 		a = &account{
 			name: name, logs: map[string]*eventLog{}, counters: map[counterKey]*usage.Counter{},
-			holds: map[string]*usage.Hold{}, notices: map[string]*notice{},
+			holds: map[string]*usage.Hold{}, notices: map[string]*notice{}, grants: map[string]*grants{},
 		}
 		sh.accounts[name] = a
 	}
@@ -215,8 +219,12 @@ func (a *account) append(e usage.Entry, now time.Time) usage.AppendOutcome {
 		return usage.Duplicate
 	}
 	l.add(e)
+	a.mark(e)
 	if !e.Charge.Period.IsZero() {
-		a.notify(a.counter(e.Meter, e.Charge.Period).Charge(e, now))
+		c := a.counter(e.Meter, e.Charge.Period)
+		w := a.walletFor(e, c)
+		a.notify(c.Charge(e, now, w))
+		a.save(e.Meter, w)
 	}
 	return usage.Stored
 }
@@ -252,13 +260,19 @@ func (a *account) apply(op usage.Op) (d usage.Decision, stored bool, err error) 
 				return d, false, usage.ErrKeyReused
 			}
 			// Recorded before, and charged then: the same use.
-			d, err := c.Step(op, &usage.Hold{Meter: op.Meter, Kind: op.Kind, N: op.N, State: usage.Committed, Period: op.Period, Actual: op.N})
+			d, err := c.Step(op, &usage.Hold{Meter: op.Meter, Kind: op.Kind, N: op.N, State: usage.Committed, Period: op.Period, Actual: op.N}, a.wallet(op.Meter))
 			return d.Decision, false, err
 		}
 	}
-	out, err := c.Step(op, hold)
-	if err == nil && !out.Decision.Allowed && c.Held > 0 && a.expire(op.Now) > 0 {
-		out, err = c.Step(op, hold)
+	w := a.wallet(op.Meter)
+	defer func() { a.save(op.Meter, w) }()
+	out, err := c.Step(op, hold, w)
+	if err == nil && !out.Decision.Allowed && c.Held > 0 {
+		a.save(op.Meter, w)
+		if a.expire(op.Now) > 0 {
+			w = a.wallet(op.Meter)
+			out, err = c.Step(op, hold, w)
+		}
 	}
 	if err != nil {
 		return d, false, err
@@ -271,6 +285,7 @@ func (a *account) apply(op usage.Op) (d usage.Decision, stored bool, err error) 
 		l := a.log(op.Meter)
 		if _, known := l.hashes[op.Entry.Key]; !known {
 			l.add(*op.Entry)
+			a.mark(*op.Entry)
 			stored = true
 		}
 	}
@@ -281,8 +296,9 @@ func (a *account) apply(op usage.Op) (d usage.Decision, stored bool, err error) 
 func (a *account) expire(now time.Time) (n int) {
 	for _, h := range a.holds {
 		if h.State == usage.Held && !h.Expires.After(now) {
-			a.counter(h.Meter, h.Period).Held -= h.N
-			h.State = usage.Expired
+			w := a.wallet(h.Meter)
+			a.counter(h.Meter, h.Period).Expire(h, now, w)
+			a.save(h.Meter, w)
 			n++
 		}
 	}

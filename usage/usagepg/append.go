@@ -120,7 +120,18 @@ func (s *Store) append(w *work, now time.Time, entries []usage.Entry, out []usag
 			return err
 		}
 		if s.duplicates.Load() > 0 {
-			b.Queue(insertEvents+" on conflict do nothing returning account, key", args...).Query(claimed)
+			b.Queue(insertEvents+" on conflict do nothing returning account, ts, key", args...).Query(func(rows pgx.Rows) error {
+				for rows.Next() {
+					var account string
+					var at time.Time
+					var short int64
+					if err := rows.Scan(&account, &at, &short); err != nil {
+						return err
+					}
+					stored[first[eventKey{account, usage.KeyAt(at, uint64(short))}]] = true
+				}
+				return rows.Err()
+			})
 		} else {
 			b.Queue(insertEvents+" on conflict do nothing", args...).Exec(all(own))
 		}
@@ -144,6 +155,9 @@ func (s *Store) append(w *work, now time.Time, entries []usage.Entry, out []usag
 	}
 	if missing == 0 && s.duplicates.Load() > 0 {
 		s.duplicates.Add(-1)
+	}
+	if err := s.forgetPacked(w, now, entries, own, stored); err != nil {
+		return err
 	}
 
 	b = &pgx.Batch{}
@@ -178,10 +192,16 @@ func (s *Store) append(w *work, now time.Time, entries []usage.Entry, out []usag
 	var notices []usage.Notice
 	charges.queue(b, now, &notices)
 	rolled.queue(b)
+	if len(charges.charges) == 0 {
+		return w.commit(b) // no threshold can have been crossed
+	}
 	if err := w.send(b); err != nil {
 		return err
 	}
 	b = &pgx.Batch{}
+	if err := charges.settle(w, b, now, &notices); err != nil {
+		return err
+	}
 	queueNotices(b, notices)
 	return w.commit(b)
 }

@@ -72,7 +72,7 @@ func (s *Store) whole(ctx context.Context, steps []*step) error {
 
 func (s *Store) decide(ctx context.Context, steps []*step) error {
 	return s.tx(ctx, func(w *work) error {
-		f := &applying{store: s, work: w, counters: locked{}, holds: map[holdKey]*usage.Hold{}, known: map[eventKey]int64{}}
+		f := &applying{store: s, work: w, counters: locked{}, wallets: wallets{}, holds: map[holdKey]*usage.Hold{}, known: map[eventKey]int64{}}
 		return f.run(steps)
 	})
 }
@@ -84,6 +84,7 @@ type applying struct {
 	store    *Store
 	work     *work
 	counters locked
+	wallets  wallets
 	holds    map[holdKey]*usage.Hold
 	known    map[eventKey]int64 // hashes of the events that are stored already
 	changed  map[holdKey]bool
@@ -105,16 +106,18 @@ func (f *applying) run(steps []*step) error {
 		}
 		write = write || changed
 	}
-	if !write {
+	b := &pgx.Batch{}
+	if !f.wallets.queue(b) && !write {
 		return nil // rolled back: nothing but locks to give up
 	}
-	b := &pgx.Batch{}
 	f.counters.queue(b)
 	f.queueHolds(b)
 	if len(f.entries) > 0 {
 		var keyed []usage.Entry
 		var rolled rollups
+		marked := marks{}
 		for _, e := range f.entries {
+			marked.add(e)
 			if !e.Own {
 				keyed = append(keyed, e)
 			}
@@ -130,6 +133,7 @@ func (f *applying) run(steps []*step) error {
 			return err
 		}
 		b.Queue(insertEvents, args...)
+		marked.queue(b)
 		rolled.queue(b)
 	}
 	queueNotices(b, f.notices)
@@ -144,11 +148,13 @@ func (f *applying) run(steps []*step) error {
 // statement after the lock sees what the last holder of the lock has written.
 func (f *applying) read(steps []*step) error {
 	periods := map[counterKey]usage.Period{}
+	names := map[usage.AccountMeter]bool{}
 	var accounts, keys []string
 	var eventAccounts []string
 	var eventKeys [][16]byte
 	for _, st := range steps {
 		periods[keyOfCounter(st.op.Account, st.op.Meter, st.op.Period)] = st.op.Period
+		names[usage.AccountMeter{Account: st.op.Account, Meter: st.op.Meter}] = true
 		if st.op.Key != "" {
 			accounts, keys = append(accounts, st.op.Account), append(keys, st.op.Key)
 		}
@@ -158,6 +164,7 @@ func (f *applying) read(steps []*step) error {
 	}
 	b := &pgx.Batch{}
 	f.store.lock(b, periods, f.counters)
+	f.wallets.lock(b, names)
 	if len(keys) > 0 {
 		b.Queue(selectHolds, accounts, keys).Query(func(rows pgx.Rows) error {
 			return eachHold(rows, func(h usage.Hold) {
@@ -182,6 +189,7 @@ func (f *applying) read(steps []*step) error {
 	if err := f.work.send(b); err != nil {
 		return err
 	}
+	f.counters.mark(f.wallets)
 	return f.store.checkLocked(periods, f.counters)
 }
 
@@ -193,6 +201,7 @@ func (f *applying) step(st *step) (changed bool, err error) {
 	hk := holdKey{op.Account, op.Key}
 	hold := f.holds[hk]
 	c := f.counters[keyOfCounter(op.Account, op.Meter, op.Period)]
+	w := f.wallets[usage.AccountMeter{Account: op.Account, Meter: op.Meter}]
 	store := op.Entry != nil
 	if store && !op.Entry.Own {
 		if hash, known := f.known[keyOfEntry(*op.Entry)]; known {
@@ -208,13 +217,13 @@ func (f *applying) step(st *step) (changed bool, err error) {
 		}
 	}
 	var out usage.Outcome
-	out, st.err = c.Step(op, hold)
+	out, st.err = c.Step(op, hold, w)
 	if st.err == nil && !out.Decision.Allowed && c.Held > 0 && !c.expired {
-		if err := f.expire(c, op.Now); err != nil {
+		if err := f.expire(c, op.Now, w); err != nil {
 			return false, err
 		}
 		changed = c.Counter != c.before
-		out, st.err = c.Step(op, f.holds[hk])
+		out, st.err = c.Step(op, f.holds[hk], w)
 	}
 	if st.err == nil {
 		f.accept(st, hk, out, store)
@@ -243,15 +252,15 @@ func (f *applying) accept(st *step, hk holdKey, out usage.Outcome, store bool) {
 const expireHolds = `
 update usage_holds set state = 3
 where account = $1 and meter = $2 and period_from = $3 and state = 0 and expires <= $4
-returning account, key, meter, period_from, period_to, kind, n, actual, state, at, expires`
+returning ` + holdColumns
 
 // expire gives back what the counter's expired holds hold.
-func (f *applying) expire(c *lockedCounter, now time.Time) error {
+func (f *applying) expire(c *lockedCounter, now time.Time, w *usage.Wallet) error {
 	c.expired = true
 	b := &pgx.Batch{}
 	b.Queue(expireHolds, c.Account, c.Meter, c.Period.From, now).Query(func(rows pgx.Rows) error {
 		return eachHold(rows, func(h usage.Hold) {
-			c.Held -= h.N
+			c.Expire(&h, now, w)
 			f.holds[holdKey{h.Account, h.Key}] = &h
 			f.found[holdKey{h.Account, h.Key}] = true
 		})
@@ -259,14 +268,14 @@ func (f *applying) expire(c *lockedCounter, now time.Time) error {
 	return f.work.send(b)
 }
 
-const holdColumns = `account, key, meter, period_from, period_to, kind, n, actual, state, at, expires`
+const holdColumns = `account, key, meter, period_from, period_to, kind, n, actual, state, at, expires, draws`
 
 const selectHolds = `
 select ` + holdColumns + ` from usage_holds
 join unnest($1::text[], $2::text[]) as k (account, key) using (account, key)`
 
 const holdArrays = `unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::smallint[],
-	$7::bigint[], $8::bigint[], $9::smallint[], $10::timestamptz[], $11::timestamptz[])`
+	$7::bigint[], $8::bigint[], $9::smallint[], $10::timestamptz[], $11::timestamptz[], $12::jsonb[])`
 
 // A key that somebody else has stored since it was looked up, for another
 // meter or period, ends the transaction, and the next try finds it.
@@ -276,7 +285,7 @@ select * from ` + holdArrays
 
 const updateHolds = `
 update usage_holds h set period_from = x.period_from, period_to = x.period_to, n = x.n, actual = x.actual,
-	state = x.state, at = x.at, expires = x.expires
+	state = x.state, at = x.at, expires = x.expires, draws = x.draws
 from ` + holdArrays + ` as x (` + holdColumns + `)
 where h.account = x.account and h.key = x.key`
 
@@ -285,8 +294,12 @@ func eachHold(rows pgx.Rows, f func(usage.Hold)) error {
 		var h usage.Hold
 		var kind, state int16
 		var expires *time.Time
-		err := rows.Scan(&h.Account, &h.Key, &h.Meter, &h.Period.From, &h.Period.To, &kind, &h.N, &h.Actual, &state, &h.At, &expires)
+		var draws *string
+		err := rows.Scan(&h.Account, &h.Key, &h.Meter, &h.Period.From, &h.Period.To, &kind, &h.N, &h.Actual, &state, &h.At, &expires, &draws)
 		if err != nil {
+			return err
+		}
+		if h.Draws, err = drawsOf(draws); err != nil {
 			return err
 		}
 		h.Kind, h.State, h.At = usage.OpKind(kind), usage.HoldState(state), h.At.UTC()
@@ -325,14 +338,15 @@ func holdArgs(holds []usage.Hold) []any {
 	accounts, keys, meters := make([]string, n), make([]string, n), make([]string, n)
 	from, to, at, expires := make([]time.Time, n), make([]time.Time, n), make([]time.Time, n), make([]*time.Time, n)
 	kinds, states := make([]int16, n), make([]int16, n)
-	ns, actuals := make([]int64, n), make([]int64, n)
+	ns, actuals, draws := make([]int64, n), make([]int64, n), make([]*string, n)
 	for i, h := range holds {
 		accounts[i], keys[i], meters[i] = h.Account, h.Key, h.Meter
 		from[i], to[i], at[i] = h.Period.From, h.Period.To, h.At
 		kinds[i], states[i], ns[i], actuals[i] = int16(h.Kind), int16(h.State), h.N, h.Actual
+		draws[i] = drawsText(h.Draws)
 		if !h.Expires.IsZero() {
 			expires[i] = &holds[i].Expires
 		}
 	}
-	return []any{accounts, keys, meters, from, to, kinds, ns, actuals, states, at, expires}
+	return []any{accounts, keys, meters, from, to, kinds, ns, actuals, states, at, expires, draws}
 }

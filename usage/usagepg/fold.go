@@ -2,8 +2,7 @@ package usagepg
 
 import (
 	"cmp"
-	"encoding/json"
-	"fmt"
+	"encoding/binary"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -22,12 +21,19 @@ const (
 // cell is a row of a rollup. account is empty for the platform's.
 type cell struct {
 	account, meter, figure, dim string
+	grain                       int16 // of the platform's rows
 	at                          int64 // Unix seconds
 }
 
+// The grains of the platform's rows.
+const (
+	grainQuarter int16 = 0
+	grainDay     int16 = 1
+)
+
 func compareCells(a, b cell) int {
 	return cmp.Or(cmp.Compare(a.account, b.account), cmp.Compare(a.meter, b.meter),
-		cmp.Compare(a.figure, b.figure), cmp.Compare(a.dim, b.dim), cmp.Compare(a.at, b.at))
+		cmp.Compare(a.figure, b.figure), cmp.Compare(a.dim, b.dim), cmp.Compare(a.grain, b.grain), cmp.Compare(a.at, b.at))
 }
 
 // sums is what a cell's events come to. The sum of many events of one batch
@@ -48,16 +54,17 @@ func (r *rollups) add(e usage.Entry) {
 	dayAt := e.Time.Truncate(day).Unix()
 	quarterAt := e.Time.Truncate(quarter).Unix()
 	for _, f := range e.Figures {
-		c := cell{account: e.Account, meter: e.Meter, figure: f.Name, at: dayAt}
-		p := cell{meter: e.Meter, figure: f.Name, at: quarterAt}
-		fold(r.days, c, f, e.Time)
-		fold(r.platform, p, f, e.Time)
+		r.addTo("", f, e, dayAt, quarterAt)
 		for _, dim := range e.Groups {
-			c.dim, p.dim = dim, dim
-			fold(r.days, c, f, e.Time)
-			fold(r.platform, p, f, e.Time)
+			r.addTo(dim, f, e, dayAt, quarterAt)
 		}
 	}
+}
+
+func (r *rollups) addTo(dim string, f usage.Figure, e usage.Entry, dayAt, quarterAt int64) {
+	fold(r.days, cell{account: e.Account, meter: e.Meter, figure: f.Name, dim: dim, at: dayAt}, f, e.Time)
+	fold(r.platform, cell{meter: e.Meter, figure: f.Name, dim: dim, grain: grainQuarter, at: quarterAt}, f, e.Time)
+	fold(r.platform, cell{meter: e.Meter, figure: f.Name, dim: dim, grain: grainDay, at: dayAt}, f, e.Time)
 }
 
 func fold(m map[cell]*sums, c cell, f usage.Figure, at time.Time) {
@@ -90,10 +97,10 @@ select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timesta
 on conflict (account, meter, figure, dim, day) do update set` + mergeRollup
 
 const upsertPlatform = `
-insert into usage_platform as d (meter, figure, dim, bucket, cnt, sum, min, max, last, last_at, scale, shard)
-select *, $12 from unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::bigint[], $6::bigint[],
-	$7::bigint[], $8::bigint[], $9::bigint[], $10::timestamptz[], $11::smallint[])
-on conflict (meter, figure, dim, bucket, shard) do update set` + mergeRollup
+insert into usage_platform as d (meter, figure, dim, grain, bucket, cnt, sum, min, max, last, last_at, scale, shard)
+select *, $13 from unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::timestamptz[], $6::bigint[], $7::bigint[],
+	$8::bigint[], $9::bigint[], $10::bigint[], $11::timestamptz[], $12::smallint[])
+on conflict (meter, figure, dim, grain, bucket, shard) do update set` + mergeRollup
 
 // columns are the arrays that a rollup's rows are sent as.
 type columns struct {
@@ -101,7 +108,7 @@ type columns struct {
 	at, lastAt                  []time.Time
 	cnt, min, max, last         []int64
 	sum                         []int64
-	scale                       []int16
+	scale, grain                []int16
 }
 
 // columnsOf returns the rows in the order of their keys: flushes that touch
@@ -121,7 +128,7 @@ func columnsOf(m map[cell]*sums) columns {
 		c.cnt, c.min = append(c.cnt, s.cnt), append(c.min, s.min)
 		c.max, c.last = append(c.max, s.max), append(c.last, s.last)
 		c.sum = append(c.sum, s.sum)
-		c.scale = append(c.scale, int16(s.scale))
+		c.scale, c.grain = append(c.scale, int16(s.scale)), append(c.grain, k.grain)
 	}
 	return c
 }
@@ -134,7 +141,7 @@ func (r *rollups) queue(b *pgx.Batch) {
 	d := columnsOf(r.days)
 	b.Queue(upsertDays, d.account, d.meter, d.figure, d.dim, d.at, d.cnt, d.sum, d.min, d.max, d.last, d.lastAt, d.scale)
 	p := columnsOf(r.platform)
-	b.Queue(upsertPlatform, p.meter, p.figure, p.dim, p.at, p.cnt, p.sum, p.min, p.max, p.last, p.lastAt, p.scale,
+	b.Queue(upsertPlatform, p.meter, p.figure, p.dim, p.grain, p.at, p.cnt, p.sum, p.min, p.max, p.last, p.lastAt, p.scale,
 		int16(rand.IntN(platformShards)))
 }
 
@@ -144,16 +151,16 @@ select * from unnest($1::text[], $2::uuid[], $3::bigint[], $4::timestamptz[])`
 
 const insertEvents = `
 insert into usage_events (account, meter, ts, key, value, flags, id, props)
-select * from unnest($1::text[], $2::text[], $3::timestamptz[], $4::uuid[], $5::bigint[], $6::smallint[], $7::text[], $8::jsonb[])`
+select * from unnest($1::text[], $2::text[], $3::timestamptz[], $4::bigint[], $5::bigint[], $6::smallint[], $7::text[], $8::jsonb[])`
 
 // eventColumns are the arguments of insertEvents.
 func eventColumns(entries []usage.Entry, counted func(usage.Entry) bool) ([]any, error) {
 	n := len(entries)
 	accounts, meters := make([]string, n), make([]string, n)
-	times, keys, values := make([]time.Time, n), make([][16]byte, n), make([]int64, n)
+	times, keys, values := make([]time.Time, n), make([]int64, n), make([]int64, n)
 	flags, ids, props := make([]int16, n), make([]*string, n), make([]*string, n)
 	for i, e := range entries {
-		accounts[i], meters[i], times[i], keys[i], values[i] = e.Account, e.Meter, e.Time, e.Key, e.Value
+		accounts[i], meters[i], times[i], keys[i], values[i] = e.Account, e.Meter, e.Time, shortKey(e.Key), e.Value
 		if counted(e) {
 			flags[i] = 1
 		}
@@ -161,16 +168,15 @@ func eventColumns(entries []usage.Entry, counted func(usage.Entry) bool) ([]any,
 			ids[i] = &entries[i].ID
 		}
 		if len(e.Properties) > 0 {
-			text, err := json.Marshal(e.Properties)
-			if err != nil {
-				return nil, &usage.EventError{Index: i, ID: e.ID, Err: fmt.Errorf("%w: %w", usage.ErrInvalid, err)}
-			}
-			object := string(text)
+			object := string(e.Properties.AppendJSON(nil))
 			props[i] = &object
 		}
 	}
 	return []any{accounts, meters, times, keys, values, flags, ids, props}, nil
 }
+
+// shortKey is what is stored of an event's key: its second half.
+func shortKey(key [16]byte) int64 { return int64(binary.BigEndian.Uint64(key[8:])) }
 
 // keyColumns are the arguments of insertKeys.
 func keyColumns(entries []usage.Entry, now time.Time) []any {

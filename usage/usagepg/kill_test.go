@@ -76,6 +76,14 @@ func child(url string) error {
 		return err
 	}
 	name := os.Getenv("USAGE_CHILD_NAME")
+	switch os.Getenv("USAGE_CHILD") {
+	case "grants":
+		return grantChild(ctx, svc, name)
+	case "reports":
+		return reportChild(ctx, pool)
+	case "attempts":
+		return attemptChild(ctx, pool, name)
+	}
 	var mu sync.Mutex
 	say := func(line string) {
 		mu.Lock()

@@ -2,7 +2,9 @@ package usagepg
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -28,6 +30,9 @@ func (s *Store) Maintain(ctx context.Context, now time.Time) error {
 	if err := s.compact(ctx, now); err != nil {
 		return err
 	}
+	if err := s.pack(ctx, now); err != nil {
+		return err
+	}
 	before := now.Add(-s.cfg.KeyRetention)
 	err := s.sweep(ctx, "delete from usage_keys where ctid = any (array(select ctid from usage_keys where at < $1 limit $2))", before)
 	if err == nil {
@@ -45,6 +50,12 @@ func (s *Store) Maintain(ctx context.Context, now time.Time) error {
 	if err := s.sweep(ctx, "delete from usage_notices where ctid = any (array(select ctid from usage_notices where at < $1 and done_at is not null limit $2))", horizon); err != nil {
 		return err
 	}
+	if err := s.sweepGrants(ctx, horizon); err != nil {
+		return err
+	}
+	if err := errors.Join(s.sweep(ctx, sweepReports, horizon), s.sweep(ctx, sweepReportDays, horizon)); err != nil {
+		return err
+	}
 	return kindOf(s.dropMonths(ctx, horizon))
 }
 
@@ -52,20 +63,22 @@ func (s *Store) Maintain(ctx context.Context, now time.Time) error {
 // one row: by then hardly anybody writes to it.
 const compactAfter = time.Hour
 
-const oldestShards = `select min(bucket) from usage_platform where shard > 0 and bucket < $1`
+const oldestShards = `select min(bucket) from usage_platform where shard > 0 and bucket < $1::timestamptz - grain * interval '1 day'`
 
 const compactShards = `
 with gone as (
-	delete from usage_platform where shard > 0 and bucket >= $1 and bucket < least($1 + interval '1 day', $2) returning *
+	delete from usage_platform
+	where shard > 0 and bucket >= $1::timestamptz and bucket < $1::timestamptz + interval '1 day' and bucket < $2::timestamptz - grain * interval '1 day'
+	returning *
 ), merged as (
-	select meter, figure, dim, bucket, sum(cnt)::bigint as cnt, sum(sum) as sum, min(min) as min, max(max) as max,
+	select meter, figure, dim, grain, bucket, sum(cnt)::bigint as cnt, sum(sum) as sum, min(min) as min, max(max) as max,
 		max(array[(date_part('epoch', last_at) * 1e6)::bigint, last]) as latest, max(last_at) as last_at, max(scale) as scale
-	from gone group by 1, 2, 3, 4
+	from gone group by 1, 2, 3, 4, 5
 )
-insert into usage_platform as d (meter, figure, dim, bucket, shard, cnt, sum, min, max, last, last_at, scale)
-select meter, figure, dim, bucket, 0, cnt, sum, min, max, latest[2], last_at, scale
-from merged order by meter, figure, dim, bucket
-on conflict (meter, figure, dim, bucket, shard) do update set` + mergeRollup
+insert into usage_platform as d (meter, figure, dim, grain, bucket, shard, cnt, sum, min, max, last, last_at, scale)
+select meter, figure, dim, grain, bucket, 0, cnt, sum, min, max, latest[2], last_at, scale
+from merged order by meter, figure, dim, grain, bucket
+on conflict (meter, figure, dim, grain, bucket, shard) do update set` + mergeRollup
 
 // compact merges the shards of old buckets, a day at a time.
 func (s *Store) compact(ctx context.Context, now time.Time) error {
@@ -95,64 +108,6 @@ func (s *Store) sweep(ctx context.Context, sql string, before time.Time) error {
 			return nil
 		}
 	}
-}
-
-const expiredCounters = `
-select distinct account, meter, period_from, period_to from usage_holds
-where state = 0 and expires <= $1 limit 100`
-
-const expireSome = `
-update usage_holds h set state = 3
-from unnest($1::text[], $2::text[], $3::timestamptz[]) as k (account, meter, period_from)
-where h.account = k.account and h.meter = k.meter and h.period_from = k.period_from and h.state = 0 and h.expires <= $4
-returning h.account, h.meter, h.period_from, h.n`
-
-// expireSome gives expired holds of some counters back, with the counters
-// locked as every step locks them.
-func (s *Store) expireSome(ctx context.Context, now time.Time) (more bool, err error) {
-	rows, err := s.db.Query(ctx, expiredCounters, now)
-	if err != nil {
-		return false, kindOf(err)
-	}
-	periods := map[counterKey]usage.Period{}
-	var accounts, meters []string
-	var froms []time.Time
-	var account, meter string
-	var p usage.Period
-	_, err = pgx.ForEachRow(rows, []any{&account, &meter, &p.From, &p.To}, func() error {
-		p.From, p.To = p.From.UTC(), p.To.UTC()
-		periods[keyOfCounter(account, meter, p)] = p
-		accounts, meters, froms = append(accounts, account), append(meters, meter), append(froms, p.From)
-		return nil
-	})
-	if err != nil || len(periods) == 0 {
-		return false, kindOf(err)
-	}
-	err = s.tx(ctx, func(w *work) error {
-		counters := locked{}
-		b := &pgx.Batch{}
-		s.lock(b, periods, counters)
-		b.Queue(expireSome, accounts, meters, froms, now).Query(func(rows pgx.Rows) error {
-			var n int64
-			var account, meter string
-			var from time.Time
-			_, err := pgx.ForEachRow(rows, []any{&account, &meter, &from, &n}, func() error {
-				counters[counterKey{account, meter, from.UnixMicro()}].Held -= n
-				return nil
-			})
-			return err
-		})
-		if err := w.send(b); err != nil {
-			return err
-		}
-		if err := s.checkLocked(periods, counters); err != nil {
-			return err
-		}
-		b = &pgx.Batch{}
-		counters.queue(b)
-		return w.commit(b)
-	})
-	return true, err
 }
 
 // Rollups against events, for every row that is there: measures and
@@ -191,8 +146,8 @@ from (
 // only those days are compared that still have rows.
 const auditPlatform = `
 with p as (
-	select meter, figure, dim, date_trunc('day', bucket, 'UTC') as day, sum(cnt) as cnt, sum(sum) as sum, min(min) as min, max(max) as max
-	from usage_platform group by 1, 2, 3, 4
+	select meter, figure, dim, grain, date_trunc('day', bucket, 'UTC') as day, sum(cnt) as cnt, sum(sum) as sum, min(min) as min, max(max) as max
+	from usage_platform group by 1, 2, 3, 4, 5
 ), d as (
 	select meter, figure, dim, day, sum(cnt) as cnt, sum(sum) as sum, min(min) as min, max(max) as max
 	from usage_days group by 1, 2, 3, 4
@@ -200,7 +155,7 @@ with p as (
 select count(*), coalesce((array_agg(format('platform %s/%s/%s %s: have %s events and %s, days say %s and %s',
 	meter, figure, dim, day, p.cnt, p.sum, d.cnt, d.sum))
 	filter (where (p.cnt, p.sum, p.min, p.max) is distinct from (d.cnt, d.sum, d.min, d.max)))[1:20], '{}')
-from d left join p using (meter, figure, dim, day)`
+from d cross join (values (0), (1)) as g (grain) left join p using (meter, figure, dim, grain, day)`
 
 const auditCounters = `
 select count(*), coalesce((array_agg(format('counter %s/%s from %s: used %s, held %s; events and bare steps say %s, reservations %s',
@@ -221,9 +176,13 @@ func (s *Store) Audit(ctx context.Context) (usage.Audit, error) {
 	var audit usage.Audit
 	err := pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
 		if s.pool != nil {
-			if _, err := tx.Exec(ctx, "set transaction isolation level repeatable read, read only"); err != nil {
+			if _, err := tx.Exec(ctx, "set transaction isolation level repeatable read"); err != nil {
 				return err
 			}
+		}
+		events, err := unpackForAudit(ctx, tx)
+		if err != nil {
+			return err
 		}
 		for _, part := range []struct {
 			sql   string
@@ -233,10 +192,12 @@ func (s *Store) Audit(ctx context.Context) (usage.Audit, error) {
 			{auditDays, &audit.Rollups},
 			{auditPlatform, &audit.Rollups},
 			{auditCounters, &audit.Counters},
+			{auditGrants, &audit.Counters},
+			{auditDrawn, &audit.Counters},
 		} {
 			var n int64
 			var differences []string
-			if err := tx.QueryRow(ctx, part.sql).Scan(&n, &differences); err != nil {
+			if err := tx.QueryRow(ctx, strings.ReplaceAll(part.sql, "usage_events", events)).Scan(&n, &differences); err != nil {
 				return fmt.Errorf("usagepg: audit: %w", err)
 			}
 			*part.count += n

@@ -15,6 +15,7 @@ import (
 // monthly are the tables with a partition for each month.
 var monthly = []struct{ table, column, options string }{
 	{"usage_events", "ts", ""},
+	{"usage_packed", "ts", ""},
 	{"usage_days", "day", " with (fillfactor = 80)"},
 }
 
@@ -105,24 +106,42 @@ func (s *Store) ensureMonth(ctx context.Context, month time.Time) error {
 	return nil
 }
 
+// monthPartition is a partition of one of the monthly tables.
+type monthPartition struct {
+	name  string
+	month time.Time
+}
+
+// partitions returns those that were made here, oldest first.
+func (s *Store) partitions(ctx context.Context, table string) ([]monthPartition, error) {
+	rows, err := s.db.Query(ctx, `
+		select c.relname from pg_inherits i
+		join pg_class c on c.oid = i.inhrelid
+		where i.inhparent = to_regclass($1) order by 1`, table)
+	if err != nil {
+		return nil, kindOf(err)
+	}
+	var out []monthPartition
+	var p monthPartition
+	_, err = pgx.ForEachRow(rows, []any{&p.name}, func() error {
+		if p.month, err = time.Parse(table+"_200601", p.name); err == nil {
+			out = append(out, p)
+		}
+		return nil // somebody else's
+	})
+	return out, kindOf(err)
+}
+
 // dropMonths drops the partitions that lie wholly before the horizon.
 func (s *Store) dropMonths(ctx context.Context, horizon time.Time) error {
 	for _, m := range monthly {
-		rows, err := s.db.Query(ctx, `
-			select c.relname from pg_inherits i
-			join pg_class c on c.oid = i.inhrelid
-			where i.inhparent = to_regclass($1) order by 1`, m.table)
-		if err != nil {
-			return err
-		}
-		parts, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		parts, err := s.partitions(ctx, m.table)
 		if err != nil {
 			return err
 		}
 		for _, part := range parts {
-			month, err := time.Parse(m.table+"_200601", part)
-			if err != nil || month.AddDate(0, 1, 0).After(horizon) {
-				continue // not ours to drop, or still wanted
+			if part.month.AddDate(0, 1, 0).After(horizon) {
+				continue // still wanted
 			}
 			// The short wait keeps a long report from blocking all writers
 			// behind this lock; the next Maintain tries again.
@@ -130,7 +149,7 @@ func (s *Store) dropMonths(ctx context.Context, horizon time.Time) error {
 				if _, err := tx.Exec(ctx, "set local lock_timeout = '2s'"); err != nil {
 					return err
 				}
-				_, err := tx.Exec(ctx, "drop table "+pgx.Identifier{part}.Sanitize())
+				_, err := tx.Exec(ctx, "drop table "+pgx.Identifier{part.name}.Sanitize())
 				return err
 			})
 			if err != nil {

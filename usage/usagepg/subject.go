@@ -35,7 +35,7 @@ func (s *Store) ExportSubject(ctx context.Context, account string, emit func(str
 		return kindOf(err)
 	}
 	var counters []usage.Counter
-	err = eachCounter(rows, func(c usage.Counter) { counters = append(counters, c) })
+	err = eachCounter(rows, func(c usage.Counter, _ bool) { counters = append(counters, c) })
 	rows.Close()
 	if err != nil {
 		return kindOf(err)
@@ -69,15 +69,56 @@ func (s *Store) ExportSubject(ctx context.Context, account string, emit func(str
 			return err
 		}
 	}
-	return nil
+	return s.exportGrants(ctx, account, emit)
 }
 
-// Events keep what the platform's totals are made of.
+const exportLots = `select ` + lotColumns + ` from usage_grants where account = $1 order by meter, key, seq`
+
+const exportEntries = `
+select ` + entryColumns + ` from usage_grant_entries where account = $1 order by meter, at, n offset $2 limit $3`
+
+func (s *Store) exportGrants(ctx context.Context, account string, emit func(string, map[string]any) error) error {
+	rows, err := s.db.Query(ctx, exportLots, account)
+	if err != nil {
+		return kindOf(err)
+	}
+	var lots []usage.Lot
+	err = eachLot(rows, func(l usage.Lot) { lots = append(lots, l) })
+	rows.Close()
+	if err != nil {
+		return kindOf(err)
+	}
+	for _, l := range lots {
+		if err := emit("grant", l.Record()); err != nil {
+			return err
+		}
+	}
+	for skip := 0; ; skip += sweepBatch {
+		entries, err := s.selectEntries(ctx, exportEntries, account, skip, sweepBatch)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if err := emit("grant_entry", e.Record()); err != nil {
+				return err
+			}
+		}
+		if len(entries) < sweepBatch {
+			return s.exportReports(ctx, account, emit)
+		}
+	}
+}
+
+// keptProperties are the names of those that the platform's totals are made of:
+// events keep them.
+const keptProperties = `
+select distinct name from usage_days d
+cross join lateral (values (d.figure), (split_part(d.dim, '=', 1))) as x (name)
+where d.account = $1 and name <> ''`
+
 const anonymise = `
 with kept as (
-	select distinct name from usage_days d
-	cross join lateral (values (d.figure), (split_part(d.dim, '=', 1))) as x (name)
-	where d.account = $1 and name <> ''
+	select name from unnest($3::text[]) as x (name)
 ), gone as (
 	delete from usage_events where (account, meter, ts, key) in (
 		select account, meter, ts, key from usage_events where account = $1 limit $2
@@ -85,7 +126,7 @@ with kept as (
 	returning *
 )
 insert into usage_events (account, meter, ts, key, value, flags, props)
-select '', meter, ts, gen_random_uuid(), value, 0,
+select '', meter, ts, hashtextextended(gen_random_uuid()::text, 0), value, 0,
 	(select jsonb_object_agg(p.key, p.value) from jsonb_each(gone.props) p where p.key in (select name from kept))
 from gone`
 
@@ -111,14 +152,23 @@ func (s *Store) EraseSubject(ctx context.Context, account string) (map[string]in
 		// record for the account meanwhile waits, and then begins anew.
 		for _, sql := range []string{
 			"select from usage_counters where account = $1 order by meter, period_from for update",
+			"select from usage_wallets where account = $1 order by meter for update",
 			"select from usage_days where account = $1 order by meter, figure, dim, day for update",
 		} {
 			if _, err := tx.Exec(ctx, sql, account); err != nil {
 				return err
 			}
 		}
+		rows, err := tx.Query(ctx, keptProperties, account)
+		if err != nil {
+			return err
+		}
+		keep, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			return err
+		}
 		for {
-			tag, err := tx.Exec(ctx, anonymise, account, sweepBatch)
+			tag, err := tx.Exec(ctx, anonymise, account, sweepBatch, keep)
 			if err != nil {
 				return err
 			}
@@ -127,18 +177,35 @@ func (s *Store) EraseSubject(ctx context.Context, account string) (map[string]in
 				break
 			}
 		}
+		// After the events: what was being packed meanwhile is in a block now.
+		n, err := anonymisePacked(ctx, tx, account, keep)
+		if err != nil {
+			return err
+		}
+		counts["event"] += n
 		if _, err := tx.Exec(ctx, mergeDays, account); err != nil {
 			return err
 		}
 		if _, err := tx.Exec(ctx, "delete from usage_keys where account = $1", account); err != nil {
 			return err
 		}
-		for record, table := range map[string]string{"counter": "usage_counters", "reservation": "usage_holds", "notice": "usage_notices"} {
+		for _, table := range []string{"usage_wallets", "usage_report_days"} {
+			if _, err := tx.Exec(ctx, "delete from "+table+" where account = $1", account); err != nil {
+				return err
+			}
+		}
+		for record, table := range map[string]string{
+			"counter": "usage_counters", "reservation": "usage_holds", "notice": "usage_notices",
+			"grant": "usage_grants", "grant_entry": "usage_grant_entries",
+			"report": "usage_reports",
+		} {
 			tag, err := tx.Exec(ctx, "delete from "+table+" where account = $1", account)
 			if err != nil {
 				return err
 			}
-			counts[record] = tag.RowsAffected()
+			if _, always := counts[record]; always || tag.RowsAffected() > 0 {
+				counts[record] = tag.RowsAffected()
+			}
 		}
 		return nil
 	})

@@ -2,7 +2,7 @@
 // extensions.
 //
 // Events lie in monthly partitions that are made when they are needed and
-// dropped as a whole. What Aggregate reads, an account's days and the
+// dropped as a whole, and a month that is long over is packed. What Aggregate reads, an account's days and the
 // platform's quarters of an hour, is written in the same commit as the event.
 //
 // On a pool, callers of Apply who wait at the same time share a transaction:
@@ -50,6 +50,12 @@ type Config struct {
 	// of quota steps beyond their period: 36 days when zero. It must be longer
 	// than usage.Config.MaxAge, or a very late retry is counted twice.
 	KeyRetention time.Duration
+	// PackAfter is how long after its end Maintain packs a month's events: a
+	// sixth of the room, still counted, exported and erased as ever, but not
+	// for SQL of one's own. 40 days when zero, and at least a day; never when
+	// negative. Questions that days and quarters of an hour can't answer take
+	// longer over packed events.
+	PackAfter time.Duration
 	// Timeout bounds a shared transaction, which no single caller's context
 	// ends: 10 seconds when zero.
 	Timeout time.Duration
@@ -79,6 +85,9 @@ func New(db DB) *Store { return NewWith(db, Config{}) }
 func NewWith(db DB, cfg Config) *Store {
 	if cfg.KeyRetention == 0 {
 		cfg.KeyRetention = 36 * 24 * time.Hour
+	}
+	if cfg.PackAfter == 0 {
+		cfg.PackAfter = 40 * 24 * time.Hour
 	}
 	if cfg.Timeout == 0 {
 		cfg.Timeout = 10 * time.Second

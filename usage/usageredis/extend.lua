@@ -11,7 +11,7 @@ local bottom = top - block
 local ceiling = tonumber(redis.call('HGET', KEYS[1], 'ceil'))
 if block == 0 then
   if not ceiling then
-    redis.call('HSET', KEYS[1], 'used', int(top), 'held', '0', 'bare', int(top), 'ceil', int(top), 'to', ARGV[4])
+    redis.call('HSET', KEYS[1], 'used', int(top), 'held', '0', 'stored', '0', 'ceil', int(top), 'to', ARGV[4])
     redis.call('PEXPIRE', KEYS[1], ARGV[3])
   end
   return 1

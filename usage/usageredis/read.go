@@ -40,7 +40,7 @@ func (s *Store) Counter(ctx context.Context, account, meter string, p usage.Peri
 	if len(fields) == 0 && s.cfg.Durable != nil {
 		return s.cfg.Durable.Counter(ctx, account, meter, p)
 	}
-	c.Used, c.Held, c.Bare, c.Limit = parse(fields, "used"), parse(fields, "held"), parse(fields, "bare"), parse(fields, "limit")
+	c.Used, c.Held, c.Bare, c.Limit = parse(fields, "used"), parse(fields, "held"), parse(fields, "used")-parse(fields, "stored"), parse(fields, "limit")
 	return c, nil
 }
 

@@ -18,8 +18,8 @@ local most = 9007199254740992
 
 local function int(x) return string.format('%.0f', x) end
 
-local c = redis.call('HMGET', KEYS[1], 'used', 'held', 'bare', 'ceil')
-local used, held, bare = tonumber(c[1]) or 0, tonumber(c[2]) or 0, tonumber(c[3]) or 0
+local c = redis.call('HMGET', KEYS[1], 'used', 'held', 'stored', 'ceil')
+local used, held, stored = tonumber(c[1]) or 0, tonumber(c[2]) or 0, tonumber(c[3]) or 0
 local ceiling = tonumber(c[4])
 if durable and not ceiling then
   return {'cold'}
@@ -52,10 +52,10 @@ end
 
 local function keep()
   if c[1] then
-    redis.call('HSET', KEYS[1], 'used', int(used), 'held', int(held), 'bare', int(bare), 'limit', limit)
+    redis.call('HSET', KEYS[1], 'used', int(used), 'held', int(held), 'stored', int(stored), 'limit', limit)
     return
   end
-  redis.call('HSET', KEYS[1], 'used', int(used), 'held', int(held), 'bare', int(bare), 'limit', limit, 'to', ARGV[8])
+  redis.call('HSET', KEYS[1], 'used', int(used), 'held', int(held), 'stored', int(stored), 'limit', limit, 'to', ARGV[8])
   redis.call('PEXPIRE', KEYS[1], ARGV[12])
 end
 
@@ -76,7 +76,7 @@ end
 local function use(x)
   local before = used
   used = used + x
-  if ARGV[14] ~= '1' then bare = bare + x end
+  if ARGV[14] == '1' then stored = stored + x end
   local top = true
   for i = #ARGV, 16, -1 do
     local t = tonumber(ARGV[i])

@@ -101,6 +101,9 @@ func NewWith(client redis.UniversalClient, cfg Config) *Store {
 // base is what an account's keys begin with. A brace in the account would end
 // the hash tag early, so it is spelled otherwise.
 func (s *Store) base(account string) string {
+	if !strings.ContainsAny(account, "%{}") {
+		return s.cfg.Prefix + "{" + account + "}:"
+	}
 	return s.cfg.Prefix + "{" + strings.NewReplacer("%", "%25", "{", "%7b", "}", "%7d").Replace(account) + "}:"
 }
 
@@ -119,6 +122,9 @@ func (s *Store) Apply(ctx context.Context, op usage.Op) (usage.Decision, error) 
 		}
 	} else if op.N < 0 || op.N > usage.MaxValue {
 		return usage.Decision{}, fmt.Errorf("%w: %d units: commit 0 to 2^53", usage.ErrInvalid, op.N)
+	}
+	if d, done, err := s.fast(ctx, op); done || err != nil {
+		return d, err
 	}
 	st := s.newStep(op)
 	// Each turn but the last one changes what the step has run into.
@@ -199,19 +205,8 @@ func (s *Store) newStep(op usage.Op) *step {
 		int(op.Kind), op.N, op.Limit, op.Cap, op.Now.UnixMicro(), max(0, op.Expires.UnixMicro()),
 		op.Period.From.UnixMicro(), op.Period.To.UnixMicro(), key, op.Meter, base, st.keepFor, durable, event, forget,
 	}
-	if durable == 1 && op.Limit > 0 {
-		last := int64(0)
-		for i, percent := range op.Thresholds {
-			t := usage.Threshold(op.Limit, percent)
-			if i > 0 && t == last {
-				// Equal ones are one crossing, of the higher percentage.
-				st.thresholds[len(st.thresholds)-1] = percent
-				continue
-			}
-			last = t
-			st.thresholds = append(st.thresholds, percent)
-			st.args = append(st.args, t)
-		}
+	if durable == 1 {
+		st.args, st.thresholds = appendThresholds(st.args, st.thresholds, op)
 	}
 	return st
 }

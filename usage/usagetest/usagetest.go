@@ -43,6 +43,12 @@ func TestStore(t *testing.T, newStore func(t *testing.T) usage.Store) {
 	run("AuditFindsNothingToReport", auditClean)
 	run("ExportHasEverythingAndEraseLeavesNothing", exportErase)
 	run("MaintainKeepsWhatIsNeeded", maintain)
+	if _, ok := newStore(t).(usage.GrantStore); ok {
+		t.Run("Grants", func(t *testing.T) { TestGrants(t, newStore) })
+	}
+	if _, ok := newStore(t).(usage.ReportStore); ok {
+		t.Run("Reports", func(t *testing.T) { TestReports(t, newStore) })
+	}
 }
 
 type kit struct {
@@ -167,7 +173,7 @@ func otherContent(t *testing.T, s usage.Store) {
 	require.NoError(t, k.svc.Record(k.ctx, usage.Event{ID: "a", Account: "acct", Meter: "tokens", Value: 5}))
 	err := k.svc.Record(k.ctx, usage.Event{ID: "a", Account: "acct", Meter: "tokens", Value: 6})
 	require.ErrorIs(t, err, usage.ErrKeyReused)
-	err = k.svc.Record(k.ctx, usage.Event{ID: "a", Account: "acct", Meter: "tokens", Value: 5, Properties: map[string]any{"x": 1}})
+	err = k.svc.Record(k.ctx, usage.Event{ID: "a", Account: "acct", Meter: "tokens", Value: 5, Properties: usage.Properties{usage.Int("x", 1)}})
 	require.ErrorIs(t, err, usage.ErrKeyReused)
 	require.EqualValues(t, 5, k.total(t, "acct", "tokens").Sum)
 }
@@ -270,7 +276,7 @@ func claims(t *testing.T, s usage.Store) {
 
 func stepStoresEvent(t *testing.T, s usage.Store) {
 	k := newKit(t, s, 2)
-	props := map[string]any{"chars": 100, "tone": "dry"}
+	props := usage.Properties{usage.Int("chars", 100), usage.String("tone", "dry")}
 	for range 2 { // each step twice: a retry
 		d, err := k.svc.Consume(k.ctx, usage.Request{Account: "acct", Meter: "kolekts", Key: "c", Record: true, Properties: props})
 		require.NoError(t, err)
@@ -278,7 +284,7 @@ func stepStoresEvent(t *testing.T, s usage.Store) {
 		r, err := k.svc.Reserve(k.ctx, usage.Request{Account: "acct", Meter: "kolekts", Key: "r"})
 		require.NoError(t, err)
 		require.True(t, r.Allowed)
-		d, err = r.CommitEvent(k.ctx, 1, props)
+		d, err = r.CommitEvent(k.ctx, 1, props...)
 		require.NoError(t, err)
 		require.EqualValues(t, 2, d.Used)
 		d, err = k.svc.Consume(k.ctx, usage.Request{Account: "acct", Meter: "kolekts", Key: "refused", Record: true, Properties: props})
@@ -329,7 +335,7 @@ func exportErase(t *testing.T, s usage.Store) {
 		for i := range 9 {
 			require.NoError(t, k.svc.Record(k.ctx, usage.Event{
 				ID: fmt.Sprint("id", i), Account: account, Meter: "kolekts",
-				Properties: map[string]any{"tone": "dry", "chars": 10, "secret": "s"},
+				Properties: usage.Properties{usage.String("tone", "dry"), usage.Int("chars", 10), usage.String("secret", "s")},
 			}))
 		}
 		_, err := k.svc.Reserve(k.ctx, usage.Request{Account: account, Meter: "kolekts", Key: "held"})
@@ -399,15 +405,13 @@ func randomEvents(r *rand.Rand, n int) []usage.Event {
 		e := usage.Event{Account: fmt.Sprint("acct", r.IntN(3)), Time: at, Meter: meters[r.IntN(len(meters))].Name}
 		switch e.Meter {
 		case "kolekts":
-			e.Properties = map[string]any{"images": r.IntN(2) == 0, "words": r.IntN(3)}
+			e.Properties = usage.Properties{usage.Bool("images", r.IntN(2) == 0), usage.Int("words", r.Int64N(3))}
 			if r.IntN(5) > 0 {
-				e.Properties["tone"] = tones[r.IntN(3)]
-				e.Properties["chars"] = r.IntN(1000)
-				e.Properties["score"] = r.Float64() * 10
+				e.Properties = append(e.Properties, usage.String("tone", tones[r.IntN(3)]), usage.Int("chars", r.Int64N(1000)), usage.Float("score", r.Float64()*10))
 			}
 		case "users":
 			e.Value = 1
-			e.Properties = map[string]any{"user": fmt.Sprint(r.IntN(6))}
+			e.Properties = usage.Properties{usage.String("user", fmt.Sprint(r.IntN(6)))}
 		case "tokens", "credits":
 			e.Value = r.Int64N(1000) - 100
 		case "level":

@@ -42,6 +42,14 @@ create index billing_notices_pending on billing_notices (sequence) where deliver
 create index billing_notices_account on billing_notices (account, sequence) where data is not null;
 create index billing_notices_delivered on billing_notices (delivered_at) where data is not null;
 
+-- What only one account may have, such as the trial of a card.
+create table billing_claims (
+    name    text collate "C" primary key,
+    account text not null,
+    at      timestamptz not null
+);
+create index billing_claims_account on billing_claims (account);
+
 create table billing_cursors (
     name text primary key,
     at   timestamptz not null
@@ -50,6 +58,7 @@ create table billing_cursors (
 ---- create above / drop below ----
 
 drop table billing_cursors;
+drop table billing_claims;
 drop table billing_notices;
 drop table billing_events;
 drop table billing_accounts;

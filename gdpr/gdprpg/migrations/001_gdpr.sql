@@ -16,7 +16,7 @@ create table gdpr_requests (
 
 -- One open request of a kind for each subject, whoever asks at once.
 create unique index gdpr_requests_open on gdpr_requests (subject_ref, kind) where not closed;
-create index gdpr_requests_due on gdpr_requests (next_run) where not closed and next_run is not null;
+create index gdpr_requests_due on gdpr_requests (next_run) where next_run is not null;
 create index gdpr_requests_received on gdpr_requests (received_at desc, id desc);
 
 create table gdpr_tombstones (

@@ -2,9 +2,8 @@ package usage_test
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/binary"
 	"fmt"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -14,8 +13,8 @@ import (
 
 const batchSize = 1000
 
-// bareTable is what the floor writes into: the store's own table of events,
-// without anything behind it.
+// bareTable is what the floor writes into: a plain table of the same rows with
+// one key, and nothing behind it.
 const bareTable = `
 create table bare (ts timestamptz not null, value bigint not null, key uuid not null, flags smallint not null,
 	account text not null, meter text not null, id text, props jsonb, primary key (account, meter, ts, key))`
@@ -25,18 +24,9 @@ insert into bare (account, meter, ts, key, value, flags, id, props)
 select * from unnest($1::text[], $2::text[], $3::timestamptz[], $4::uuid[], $5::bigint[], $6::smallint[], $7::text[], $8::jsonb[])
 on conflict do nothing`
 
-func key(at time.Time) (k [16]byte) {
-	_, _ = rand.Read(k[6:])
-	var ms [8]byte
-	binary.BigEndian.PutUint64(ms[:], uint64(at.UnixMilli())<<16)
-	copy(k[:6], ms[:6])
-	k[6], k[8] = k[6]&0x0f|0x70, k[8]&0x3f|0x80
-	return k
-}
-
 const someProps = `{"model": "gpt", "region": "eu-west", "cached": false}`
 
-func batchOf(w, i, accounts int, props map[string]any, charge usage.Charge) []usage.Entry {
+func batchOf(w, i, accounts int, props usage.Properties, charge usage.Charge) []usage.Entry {
 	out := make([]usage.Entry, batchSize)
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	for j := range out {
@@ -44,7 +34,7 @@ func batchOf(w, i, accounts int, props map[string]any, charge usage.Charge) []us
 		v := int64(j%100 + 1)
 		out[j] = usage.Entry{
 			Event: usage.Event{Account: fmt.Sprintf("acct_%06d", (w*31+i*977+j*7919)%accounts), Meter: "tokens", Value: v, Time: at, Properties: props},
-			Key:   key(at), Own: true, Hash: v, Figures: []usage.Figure{{Value: v}}, Charge: charge,
+			Key:   usage.KeyAt(at, rand.Uint64()), Own: true, Hash: v, Figures: []usage.Figure{{Value: v}}, Charge: charge,
 		}
 	}
 	return out
@@ -57,7 +47,7 @@ func BenchmarkIngest(b *testing.B) {
 	pool := durable(b, 8)
 	exec(b, pool, bareTable)
 	store := usagepg.New(pool)
-	props := map[string]any{"model": "gpt", "region": "eu-west", "cached": false}
+	props := usage.Properties{usage.Bool("cached", false), usage.String("model", "gpt"), usage.String("region", "eu-west")}
 	now := time.Now()
 	month := time.Date(now.Year(), now.Month(), 1, 0, 0, 0, 0, time.UTC)
 	charge := usage.Charge{

@@ -18,22 +18,27 @@ import (
 
 const accounts = 50_000
 
+// hot is a store that packs nothing.
+func hot(pool *pgxpool.Pool) *usagepg.Store {
+	return usagepg.NewWith(pool, usagepg.Config{PackAfter: -1})
+}
+
 // fill writes n events of 90 days and what the store would have folded from
 // them, with a few accounts having most of the events.
-func fill(b *testing.B, pool *pgxpool.Pool, n int, now time.Time) {
+func fill(b *testing.B, pool *pgxpool.Pool, n, accounts int, now time.Time) {
 	b.Helper()
 	ctx := context.Background()
-	if err := usagepg.New(pool).Maintain(ctx, now.AddDate(0, -3, 0)); err != nil {
+	if err := hot(pool).Maintain(ctx, now.AddDate(0, -3, 0)); err != nil {
 		b.Fatal(err)
 	}
-	if err := usagepg.New(pool).Maintain(ctx, now); err != nil {
+	if err := hot(pool).Maintain(ctx, now); err != nil {
 		b.Fatal(err)
 	}
 	for done, part := 0, n/10; done < n; done += part {
 		exec(b, pool, `
 insert into usage_events (account, meter, ts, key, value, flags)
 select 'acct_' || lpad(floor($1 * power(random(), 3))::text, 6, '0'), (array['kolekts', 'tokens', 'bytes'])[1 + i % 3],
-	date_trunc('milliseconds', $2::timestamptz - random() * interval '90 days'), gen_random_uuid(), 1 + i % 100, 0
+	date_trunc('milliseconds', $2::timestamptz - random() * interval '90 days'), (random() * 9e18)::bigint, 1 + i % 100, 0
 from generate_series(1, $3::int) i`, float64(accounts), now, part)
 	}
 	exec(b, pool, `
@@ -41,10 +46,11 @@ insert into usage_days (account, meter, figure, dim, day, cnt, sum, min, max, la
 select account, meter, '', '', date_trunc('day', ts, 'UTC'), count(*), sum(value), min(value), max(value), max(value), max(ts), 0
 from usage_events group by 1, 2, 5`)
 	exec(b, pool, `
-insert into usage_platform (meter, figure, dim, bucket, shard, cnt, sum, min, max, last, last_at, scale)
-select meter, '', '', date_bin('15 minutes', ts, '2000-01-01Z'), extract(seconds from ts)::int % 8, count(*), sum(value), min(value), max(value), max(value), max(ts), 0
-from usage_events group by 1, 4, 5`)
-	if err := usagepg.New(pool).Maintain(ctx, now); err != nil { // makes one row of a bucket's shards
+insert into usage_platform (meter, figure, dim, grain, bucket, shard, cnt, sum, min, max, last, last_at, scale)
+select meter, '', '', g, date_bin(case g when 0 then interval '15 minutes' else interval '1 day' end, ts, '2000-01-01Z'),
+	extract(seconds from ts)::int % 8, count(*), sum(value), min(value), max(value), max(value), max(ts), 0
+from usage_events, generate_series(0, 1) g group by 1, 4, 5, 6`)
+	if err := hot(pool).Maintain(ctx, now); err != nil { // makes one row of a bucket's shards
 		b.Fatal(err)
 	}
 	exec(b, pool, "vacuum analyze")
@@ -61,7 +67,7 @@ func BenchmarkQueries(b *testing.B) {
 	var before map[string]time.Duration
 	for _, n := range []int{100_000, large} {
 		pool := durable(b, 8)
-		fill(b, pool, n, now)
+		fill(b, pool, n, accounts, now)
 		svc, err := usage.New(usagepg.New(pool), usage.Config{
 			Meters: []usage.Meter{{Name: "kolekts", Aggregation: usage.Sum}, {Name: "tokens", Aggregation: usage.Sum}, {Name: "bytes", Aggregation: usage.Sum}},
 			Now:    func() time.Time { return now },
@@ -144,6 +150,46 @@ from pg_class c where relkind = 'r'`).Scan(&events, &days)
 		}
 		fmt.Fprintf(os.Stdout, "dropping all but the last months took %v\n", time.Since(at).Round(time.Millisecond))
 	}
+}
+
+// A month that is over, packed: as many events for each account as there are
+// in 10 million of 50,000. 10 million with COMMERCE_PROVE=1.
+func BenchmarkPack(b *testing.B) {
+	n := 1_000_000
+	if os.Getenv("COMMERCE_PROVE") == "1" {
+		n = 10_000_000
+	}
+	now := time.Now().UTC().Truncate(24 * time.Hour).Add(12 * time.Hour)
+	pool := durable(b, 8)
+	fill(b, pool, n, n/200, now)
+	packed(b, pool, now)
+}
+
+// packed packs all months but the last and prints what that makes of them.
+func packed(b *testing.B, pool *pgxpool.Pool, now time.Time) {
+	b.Helper()
+	ctx := context.Background()
+	var cold int64
+	month := time.Date(now.Year(), now.Month(), 1, 0, 0, 0, 0, time.UTC)
+	if err := pool.QueryRow(ctx, "select count(*) from usage_events where ts < $1", month).Scan(&cold); err != nil {
+		b.Fatal(err)
+	}
+	at := time.Now()
+	if err := usagepg.NewWith(pool, usagepg.Config{PackAfter: 1}).Maintain(ctx, now.AddDate(0, 0, 2)); err != nil {
+		b.Fatal(err)
+	}
+	took := time.Since(at)
+	var events, size, raw int64
+	err := pool.QueryRow(ctx, `
+select (select sum(n) from usage_packed)::bigint,
+	coalesce(sum(pg_total_relation_size(c.oid)) filter (where relname ~ '^usage_packed_\d'), 0)::bigint,
+	(select count(*) from usage_events where ts < $1)
+from pg_class c where relkind = 'r'`, month).Scan(&events, &size, &raw)
+	if err != nil {
+		b.Fatal(err)
+	}
+	fmt.Fprintf(os.Stdout, "packed %d of %d events of past months in %v: %.1f bytes for each with their index, %d left beside\n",
+		events, cold, took.Round(time.Millisecond), float64(size)/float64(events), raw)
 }
 
 func percentile(list []time.Duration, p int) time.Duration {

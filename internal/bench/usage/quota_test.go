@@ -67,7 +67,7 @@ func BenchmarkQuotaHotAccount(b *testing.B) {
 	}
 	for _, workers := range []int{64, 1} {
 		run++
-		contest(b, "quota of one hot account, durable", workers, 3, 2*time.Second,
+		contest(b, "quota of one hot account, durable", workers, 12, 400*time.Millisecond,
 			contender{name: "UPDATE … WHERE used + n <= lim", do: plain(pool)},
 			contender{name: "Consume", do: consume()},
 			contender{name: "Consume with thresholds 80 and 100", do: consume(80, 100)},
@@ -126,7 +126,7 @@ return {1, redis.call('INCRBY', KEYS[1], ARGV[1])}`)
 	}
 	store := usageredis.New(client)
 	for _, workers := range []int{64, 1} {
-		contest(b, "quota in Redis", workers, 3, 2*time.Second,
+		contest(b, "quota in Redis", workers, 15, 300*time.Millisecond,
 			contender{name: "bare EVALSHA", do: func(ctx context.Context, _, _ int) error {
 				return bare.EvalSha(ctx, client, []string{"bare"}, 1, plenty).Err()
 			}},

@@ -4,11 +4,11 @@
 create table usage_events (
     ts timestamptz not null,
     value bigint not null,
-    key uuid not null,
+    key bigint not null, -- the second half; ts or id say the first
     flags smallint not null, -- 1: counted against a quota
     account text not null,
     meter text not null,
-    id text, -- the caller's; null when key says it all
+    id text, -- the caller's; null when ts and key say it all
     props jsonb,
     primary key (account, meter, ts, key)
 ) partition by range (ts);
@@ -43,8 +43,23 @@ create table usage_days (
     primary key (account, meter, figure, dim, day)
 ) partition by range (day);
 
--- Quarters of an hour fit the days of every time zone. The shards keep flushes
--- from waiting for each other.
+-- Cold events, many in a row; see pack.go. An event is either here or in
+-- usage_events.
+create table usage_packed (
+    ts timestamptz not null, -- of the first event
+    until timestamptz not null, -- of the last
+    key bigint not null, -- of the first
+    n integer not null,
+    account text not null,
+    meter text not null,
+    data bytea not null,
+    primary key (account, meter, ts, key)
+) partition by range (ts);
+
+alter table usage_packed alter data set storage external;
+
+-- Quarters of an hour fit the days of every time zone; days (UTC) are what most
+-- questions are about. The shards keep flushes from waiting for each other.
 create table usage_platform (
     bucket timestamptz not null,
     cnt bigint not null,
@@ -53,12 +68,13 @@ create table usage_platform (
     last bigint not null,
     last_at timestamptz not null,
     scale smallint not null,
+    grain smallint not null, -- 0: quarters, 1: days
     shard smallint not null,
     meter text not null,
     figure text not null,
     dim text not null,
     sum numeric not null,
-    primary key (meter, figure, dim, bucket, shard)
+    primary key (meter, figure, dim, grain, bucket, shard)
 ) with (fillfactor = 70);
 
 -- What Maintain has still to make into one row.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/kolekt/commerce/examples/kolekt/internal/thread"
 	"github.com/kolekt/commerce/internal/ident"
+	"github.com/kolekt/commerce/usage"
 )
 
 // ErrNotFound says that the account has no such kolekt.
@@ -68,10 +69,10 @@ func Make(account string, d Draft, now time.Time) (Kolekt, error) {
 }
 
 // Properties are what the usage event of a kolekt says about it.
-func (k Kolekt) Properties() map[string]any {
-	return map[string]any{
-		"posts": len(k.Posts), "characters": k.Characters, "tone": string(k.Tone),
-		"has_images": len(k.Images) > 0, "images": len(k.Images), "engagement_score": k.Score,
+func (k Kolekt) Properties() usage.Properties {
+	return usage.Properties{
+		usage.Int("posts", int64(len(k.Posts))), usage.Int("characters", int64(k.Characters)), usage.String("tone", string(k.Tone)),
+		usage.Bool("has_images", len(k.Images) > 0), usage.Int("images", int64(len(k.Images))), usage.Int("engagement_score", int64(k.Score)),
 	}
 }
 

@@ -223,6 +223,14 @@ func (s *Service) SessionMark(u User) string {
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil)[:12])
 }
 
+// Fingerprint is a keyed hash under which an address or a network is counted
+// without being named.
+func (s *Service) Fingerprint(text string) string {
+	mac := hmac.New(sha256.New, s.secret)
+	fmt.Fprintf(mac, "fingerprint\x00%s", text)
+	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil)[:15])
+}
+
 // ExportSubject emits what is stored about the person, for gdpr.
 func (s *Service) ExportSubject(ctx context.Context, account string, emit func(record string, fields map[string]any) error) error {
 	u, err := s.store.ByID(ctx, account)

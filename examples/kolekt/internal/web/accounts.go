@@ -68,7 +68,7 @@ func (a *App) attempt(r *http.Request, email string) error {
 		key  string
 		plan *ratelimit.Plan
 	}{{"from " + from, a.network}, {"for " + strings.ToLower(strings.TrimSpace(email)), a.login}} {
-		d, err := a.Logins.Allow(r.Context(), try.key, try.plan, 1)
+		d, err := a.Logins.Allow(r.Context(), a.Users.Fingerprint(try.key), try.plan, 1)
 		if err != nil {
 			return err
 		}
@@ -99,7 +99,7 @@ func (a *App) mayLook(r *http.Request) bool {
 	if err != nil {
 		return false
 	}
-	d, err := a.Logins.Allow(r.Context(), "code "+from, a.network, 1)
+	d, err := a.Logins.Allow(r.Context(), a.Users.Fingerprint("code "+from), a.network, 1)
 	return err == nil && d.Allowed
 }
 
