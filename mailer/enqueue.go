@@ -115,7 +115,7 @@ func (k *Kind[T]) Prepare(s *Service, to To, data T, key string, opts ...Option)
 	}
 	now := s.now()
 	m := Mail{
-		ID: ident.New("mail", now), KeyHash: mac(s.keys.idempotency, def.name, key), Kind: def.name, Stream: def.stream,
+		ID: ident.New("mail", now), KeyHash: mac(s.keys.idempotency, def.name, key)[:16], Kind: def.name, Stream: def.stream,
 		Class: def.class, Account: to.Account, Topic: o.topic, Email: addr.Email, Name: NeutralName(to.Name),
 		Locale: safeLocale(to.Locale), TimeZone: safeZone(to.TimeZone), Domain: addr.Domain(),
 		AddressHash: s.hashAddress(addr.Email), Data: raw, CreatedAt: now, RunAt: now.Add(def.coalesce),
@@ -176,7 +176,7 @@ func (k *Kind[T]) Send(ctx context.Context, s *Service, to To, data T, key strin
 		return Receipt{}, err
 	}
 	m := e.Mail
-	m.ID = "mail_" + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(m.KeyHash[:20]))
+	m.ID = "mail_" + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(m.KeyHash))
 	if s.store != nil {
 		list, err := s.store.Suppressions(ctx, m.AddressHash)
 		if err != nil {

@@ -58,8 +58,11 @@ const (
 // Mail is one mail as the outbox keeps it. Data are the frozen variables; the
 // templates are applied when it is sent.
 type Mail struct {
-	ID      string
-	KeyHash []byte // 32 bytes; unique
+	ID string
+	// KeyHash is half of an HMAC-SHA256 of the idempotency key, 16 bytes, and
+	// unique. Nobody without the secret can look for two keys that collide, and
+	// by chance they do so once in 2^64 mails.
+	KeyHash []byte
 	Kind    string
 	Stream  string
 	Class   Class

@@ -1,63 +1,71 @@
 package mailerpg
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/kolekt/commerce/mailer"
 )
 
+// blocked is the suppression's answer to the mail m.
+const blocked = `exists (
+    select 1
+    from mailer_suppression s
+    where s.address_hash = m.address_hash and s.blocks >= m.class and (s.stream = '' or s.stream = m.stream)
+)`
+
+const outboxColumns = `key_hash, id, kind, stream, class, guarded, account, topic, email, name, locale, time_zone, domain, address_hash,
+    data, created_at, run_at, expires_at`
+
 // enqueuePlain takes a batch in one statement, which is its atomic step: the
 // unique key decides who was first, and the suppression is read in the same
-// snapshot as the row is written.
+// snapshot as the row is written. One look tells whether any of the addresses is
+// suppressed at all, which saves a look for each; deliveries go in by ID, at the
+// end of their indexes. The answer is for all mails at once, since usually all
+// are taken.
 const enqueuePlain = `
-with input as (
-    select *
-    from unnest($1::text[], $2::bytea[], $3::text[], $4::text[], $5::smallint[], $6::boolean[], $7::text[], $8::text[],
+with m as (
+    insert into mailer_outbox (` + outboxColumns + `)
+    select ` + outboxColumns + `
+    from unnest($1::text[], $2::uuid[], $3::text[], $4::text[], $5::smallint[], $6::boolean[], $7::text[], $8::text[],
                 $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::bytea[], $15::json[],
                 $16::timestamptz[], $17::timestamptz[], $18::timestamptz[])
-         with ordinality as i (id, key_hash, kind, stream, class, guarded, account, topic,
-                email, name, locale, time_zone, domain, address_hash, data, created_at, run_at, expires_at, n)
-), checked as (
-    select i.*, exists (
-        select 1
-        from mailer_suppression s
-        where s.address_hash = i.address_hash and s.blocks >= i.class and (s.stream = '' or s.stream = i.stream)
-    ) as blocked
-    from input i
-), inserted as (
-    insert into mailer_outbox (id, key_hash, kind, stream, class, guarded, account, topic, email, name, locale, time_zone,
-        domain, address_hash, data, created_at, run_at, expires_at, state, reason, finished_at)
-    select id, key_hash, kind, stream, class, guarded, account, topic, email, name, locale, time_zone,
-        domain, address_hash, data, created_at, run_at, expires_at,
-        case when blocked then 5 else 0 end, case when blocked then 'suppressed' else '' end,
-        case when blocked then created_at end
-    from checked
-    order by n
+         as i (id, key_hash, kind, stream, class, guarded, account, topic,
+                email, name, locale, time_zone, domain, address_hash, data, created_at, run_at, expires_at)
     on conflict (key_hash) do nothing
+    returning id, key_hash, stream, class, domain, address_hash, created_at, run_at
+), d as (
+    insert into mailer_delivery (id, key_hash, run_at, domain, state, reason, finished_at)
+    select id, key_hash, run_at, domain, case when blocked then 5 else 0 end, case when blocked then 'suppressed' else '' end,
+        case when blocked then created_at end
+    from (select m.*, (select exists (select 1 from mailer_suppression where address_hash = any ($14))) and ` + blocked + ` as blocked from m) m
+    order by id
     returning id, state
 )
-select i.n, ins.state, (select pg_notify('` + channel + `', '')::text)
-from input i join inserted ins using (id)`
+select coalesce(array_agg(id) filter (where state = 5), '{}'), case when count(*) < cardinality($1) then coalesce(array_agg(id), '{}') end,
+    (select pg_notify('` + channel + `', '')::text)
+from d`
 
 // enqueueOne is enqueuePlain for one mail, which is the usual case: a third of
 // the time, since there are no arrays and the plan is a short one.
 const enqueueOne = `
-insert into mailer_outbox (id, key_hash, kind, stream, class, guarded, account, topic, email, name, locale, time_zone,
-    domain, address_hash, data, created_at, run_at, expires_at, state, reason, finished_at)
-select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
-    case when blocked then 5 else 0 end, case when blocked then 'suppressed' else '' end,
-    case when blocked then $16::timestamptz end
-from (select exists (
-    select 1
-    from mailer_suppression s
-    where s.address_hash = $14 and s.blocks >= $5 and (s.stream = '' or s.stream = $4)
-) as blocked) d
-on conflict (key_hash) do nothing
+with m as (
+    insert into mailer_outbox (` + outboxColumns + `)
+    values ($2, $1, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+    on conflict (key_hash) do nothing
+    returning id, key_hash, stream, class, domain, address_hash, created_at, run_at
+)
+insert into mailer_delivery (id, key_hash, run_at, domain, state, reason, finished_at)
+select id, key_hash, run_at, domain, case when blocked then 5 else 0 end, case when blocked then 'suppressed' else '' end,
+    case when blocked then created_at end
+from (select m.*, ` + blocked + ` as blocked from m) m
 returning state, pg_notify('` + channel + `', '')::text`
 
 // enqueueRules takes one mail whose rules look at the account's other mails.
@@ -74,45 +82,59 @@ with used as (
     limit 1
 ), merged as (
     -- A worker that claims the mail first makes this update match nothing.
+    update mailer_delivery d
+    set domain = $13
+    where d.id = (
+        select o.id from mailer_outbox o join mailer_delivery p on p.id = o.id
+        where $19::text <> '' and p.state = 0 and p.attempts = 0 and o.account = $7 and o.account <> '' and o.grp = $19 and o.topic = $8
+        order by o.created_at, o.id limit 1
+    ) and d.state = 0 and not exists (select 1 from used) and not exists (select 1 from blocked)
+    returning d.id, d.key_hash
+), replaced as (
     update mailer_outbox o
     set kind = $3, stream = $4, class = $5, guarded = $6, email = $9, name = $10, locale = $11, time_zone = $12,
         domain = $13, address_hash = $14, data = $15, expires_at = $18
-    where o.id = (
-        select id from mailer_outbox
-        where $19::text <> '' and state = 0 and attempts = 0 and account = $7 and grp = $19 and topic = $8
-        order by created_at, id limit 1
-    ) and o.state = 0 and not exists (select 1 from used) and not exists (select 1 from blocked)
-    returning o.id
+    from merged m
+    where o.key_hash = m.key_hash
 ), capped as (
     select 1
     where $21::integer > 0 and not exists (select 1 from merged) and (
-        select count(*) from mailer_outbox
-        where account = $7 and stream = $4 and class = $5 and created_at >= $22 and state <> 5
+        select count(*) from mailer_outbox o join mailer_delivery p on p.id = o.id
+        where o.account = $7 and o.account <> '' and o.stream = $4 and o.class = $5 and o.created_at >= $22 and p.state <> 5
     ) >= $21
 ), superseded as (
-    update mailer_outbox
+    update mailer_delivery
     set state = 5, reason = 'superseded', finished_at = $16
-    where state = 0 and account = $7 and kind = any ($20::text[]) and ($8 = '' or topic = $8)
+    where state = 0 and id = any (array(
+            select id from mailer_outbox
+            where account = $7 and account <> '' and kind = any ($20::text[]) and ($8 = '' or topic = $8)
+        )) and id not in (select id from merged)
         and not exists (select 1 from used) and not exists (select 1 from blocked) and not exists (select 1 from capped)
 ), inserted as (
     insert into mailer_outbox (id, key_hash, kind, stream, class, guarded, account, topic, grp, email, name, locale, time_zone,
-        domain, address_hash, data, created_at, run_at, expires_at, state, reason, finished_at, merged_into)
+        domain, address_hash, data, created_at, run_at, expires_at, merged_into)
     select $1, $2, $3, $4, $5, $6,
         case when m.id is null then $7 end, case when m.id is null then $8 end, case when m.id is null then $19::text end,
         case when m.id is null then $9 end, case when m.id is null then $10 end, case when m.id is null then $11 end,
         case when m.id is null then $12 end, case when m.id is null then $13 end, case when m.id is null then $14::bytea end,
-        case when m.id is null then $15::json end, $16, $17, $18,
-        case when b or c or m.id is not null then 5 else 0 end,
-        case when b then 'suppressed' when c then 'capped' when m.id is not null then 'coalesced' else '' end,
-        case when b or c or m.id is not null then $16::timestamptz end, m.id
-    from (select exists (select 1 from blocked) as b, exists (select 1 from capped) as c) d
+        case when m.id is null then $15::json end, $16, $17, $18, m.id
+    from (select) always
     left join merged m on true
     where not exists (select 1 from used)
     on conflict (key_hash) do nothing
-    returning id, reason, merged_into
+    returning id, key_hash, run_at, domain, merged_into
+), delivery as (
+    insert into mailer_delivery (id, key_hash, run_at, domain, state, reason, finished_at)
+    select i.id, i.key_hash, i.run_at, i.domain, case when b or c then 5 else 0 end,
+        case when b then 'suppressed' when c then 'capped' else '' end, case when b or c then $16::timestamptz end
+    from inserted i, (select exists (select 1 from blocked) as b, exists (select 1 from capped) as c) rules
+    where i.merged_into is null
+    returning reason
 )
-select coalesce((select id from used), (select merged_into from inserted), (select id from inserted), ''),
-    case when exists (select 1 from used) then 'duplicate' else coalesce((select reason from inserted), 'raced') end,
+select coalesce((select id from used), (select coalesce(merged_into, id) from inserted), ''),
+    case when exists (select 1 from used) then 'duplicate'
+        when exists (select 1 from inserted where merged_into is not null) then 'coalesced'
+        else coalesce((select reason from delivery), 'raced') end,
     (select pg_notify('` + channel + `', '')::text)`
 
 // Enqueue implements mailer.Store.
@@ -155,8 +177,12 @@ func (s *Store) enqueueLocked(ctx context.Context, mails []mailer.Enqueue) ([]ma
 		}
 		for i, e := range mails {
 			m := e.Mail
+			key, err := uuid(m.KeyHash)
+			if err != nil {
+				return err
+			}
 			var reason string
-			err := tx.QueryRow(ctx, enqueueRules, m.ID, m.KeyHash, m.Kind, m.Stream, int16(m.Class), m.Guarded, m.Account, m.Topic,
+			err = tx.QueryRow(ctx, enqueueRules, m.ID, key, m.Kind, m.Stream, int16(m.Class), m.Guarded, m.Account, m.Topic,
 				m.Email, m.Name, m.Locale, m.TimeZone, m.Domain, m.AddressHash, m.Data, m.CreatedAt, m.RunAt, m.ExpiresAt,
 				e.Group, e.Supersedes, e.CapCount, e.CapSince).Scan(&receipts[i].ID, &reason, nil)
 			if err != nil {
@@ -176,12 +202,16 @@ func (s *Store) enqueueLocked(ctx context.Context, mails []mailer.Enqueue) ([]ma
 func enqueueSingle(ctx context.Context, db DB, mails []mailer.Enqueue) ([]mailer.Receipt, error) {
 	m := mails[0].Mail
 	receipts := []mailer.Receipt{{ID: m.ID, Status: mailer.Queued}}
+	key, err := uuid(m.KeyHash)
+	if err != nil {
+		return nil, err
+	}
 	var state int16
-	err := db.QueryRow(ctx, enqueueOne, m.ID, m.KeyHash, m.Kind, m.Stream, int16(m.Class), m.Guarded, m.Account, m.Topic,
+	err = db.QueryRow(ctx, enqueueOne, m.ID, key, m.Kind, m.Stream, int16(m.Class), m.Guarded, m.Account, m.Topic,
 		m.Email, m.Name, m.Locale, m.TimeZone, m.Domain, m.AddressHash, m.Data, m.CreatedAt, m.RunAt, m.ExpiresAt).Scan(&state, nil)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
-		receipts[0] = mailer.Receipt{Status: mailer.Duplicate}
+		receipts[0].Status = mailer.Duplicate
 		return receipts, nameDuplicates(ctx, db, mails, receipts)
 	case err != nil:
 		return nil, fmt.Errorf("mailerpg: enqueue: %w", err)
@@ -192,54 +222,70 @@ func enqueueSingle(ctx context.Context, db DB, mails []mailer.Enqueue) ([]mailer
 }
 
 func enqueueBatch(ctx context.Context, db DB, mails []mailer.Enqueue) ([]mailer.Receipt, error) {
-	n := len(mails)
-	c := newColumns(n)
-	receipts := make([]mailer.Receipt, n)
-	for i, e := range mails {
-		c.set(i, e.Mail)
-		receipts[i] = mailer.Receipt{Status: mailer.Duplicate}
+	// Sorted, so that two batches with the same keys wait for each other in one
+	// direction only; of a key that comes twice, the first still goes first.
+	order := make([]int, len(mails))
+	for i := range order {
+		order[i] = i
 	}
-	rows, err := db.Query(ctx, enqueuePlain, c.args()...)
-	if err != nil {
-		return nil, fmt.Errorf("mailerpg: enqueue: %w", err)
-	}
-	var at int64
-	var state int16
-	_, err = pgx.ForEachRow(rows, []any{&at, &state, nil}, func() error {
-		receipts[at-1] = mailer.Receipt{ID: mails[at-1].Mail.ID, Status: mailer.Queued}
-		if mailer.State(state) == mailer.Dropped {
-			receipts[at-1].Status = mailer.Suppressed
-		}
-		return nil
+	slices.SortFunc(order, func(a, b int) int {
+		return cmp.Or(bytes.Compare(mails[a].Mail.KeyHash, mails[b].Mail.KeyHash), cmp.Compare(a, b))
 	})
-	if err != nil {
+	c := newColumns(len(mails))
+	for i, from := range order {
+		if err := c.set(i, &mails[from].Mail); err != nil {
+			return nil, err
+		}
+	}
+	var suppressed, taken []string // taken is null when all are
+	if err := db.QueryRow(ctx, enqueuePlain, c.args()...).Scan(&suppressed, &taken, nil); err != nil {
 		return nil, fmt.Errorf("mailerpg: enqueue: %w", err)
+	}
+	status := make(map[string]mailer.Status, len(taken))
+	for _, id := range taken {
+		status[id] = mailer.Queued
+	}
+	for _, id := range suppressed {
+		status[id] = mailer.Suppressed
+	}
+	receipts := make([]mailer.Receipt, len(mails))
+	for i, e := range mails {
+		st, ok := status[e.Mail.ID]
+		if !ok && taken != nil {
+			st = mailer.Duplicate
+		}
+		delete(status, e.Mail.ID) // the same mail again is a duplicate of itself
+		receipts[i] = mailer.Receipt{ID: e.Mail.ID, Status: st}
+	}
+	if taken == nil {
+		return receipts, nil
 	}
 	return receipts, nameDuplicates(ctx, db, mails, receipts)
 }
 
 // nameDuplicates fills in the IDs of the mails that had the keys before.
 func nameDuplicates(ctx context.Context, db DB, mails []mailer.Enqueue, receipts []mailer.Receipt) error {
-	at := map[string][]int{}
-	var keys [][]byte
+	at := map[[16]byte][]int{}
+	var keys []pgtype.UUID
 	for i, r := range receipts {
-		if r.Status == mailer.Duplicate {
-			key := mails[i].Mail.KeyHash
-			keys = append(keys, key)
-			at[string(key)] = append(at[string(key)], i)
+		if r.Status != mailer.Duplicate {
+			continue
 		}
-	}
-	if len(keys) == 0 {
-		return nil
+		key, err := uuid(mails[i].Mail.KeyHash)
+		if err != nil {
+			return err
+		}
+		keys = append(keys, key)
+		at[key.Bytes] = append(at[key.Bytes], i)
 	}
 	rows, err := db.Query(ctx, "select key_hash, coalesce(merged_into, id) from mailer_outbox where key_hash = any ($1)", keys)
 	if err != nil {
 		return fmt.Errorf("mailerpg: enqueue: %w", err)
 	}
-	var key []byte
+	var key pgtype.UUID
 	var id string
 	_, err = pgx.ForEachRow(rows, []any{&key, &id}, func() error {
-		for _, i := range at[string(key)] {
+		for _, i := range at[key.Bytes] {
 			receipts[i].ID = id
 		}
 		return nil

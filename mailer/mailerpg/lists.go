@@ -91,40 +91,53 @@ func (s *Store) CountEvents(ctx context.Context, addressHash []byte, t mailer.Ev
 	return n, nil
 }
 
-// scrubbed empties what is personal; the row goes on holding its key.
+// scrubbed empties what is personal in a mail; the row goes on holding its key.
 const scrubbed = `account = null, topic = null, grp = null, email = null, name = null, locale = null, time_zone = null,
-    domain = null, address_hash = null, data = null, provider_id = ''`
+    domain = null, address_hash = null, data = null`
 
-// Scrub implements mailer.Store.
-func (s *Store) Scrub(ctx context.Context, before time.Time, limit int) (int, error) {
-	tag, err := s.db.Exec(ctx, `
-update mailer_outbox u
-set `+scrubbed+`
-from (
-    select id from mailer_outbox
-    where email is not null and state >= 3 and finished_at < $1
+// Deliveries are locked before contents, here as everywhere. Arrays make rows
+// be found by their keys, as in claim.
+const scrub = `
+with old as (
+    select id, key_hash from mailer_delivery
+    where state >= 3 and not scrubbed and finished_at < $1
     order by finished_at
     limit $2
     for update skip locked
-) old
-where u.id = old.id`, before, limit)
+), deliveries as (
+    update mailer_delivery
+    set scrubbed = true, domain = null, provider_id = ''
+    where id = any (array(select id from old))
+)
+update mailer_outbox set ` + scrubbed + ` where key_hash = any (array(select key_hash from old))`
+
+// Scrub implements mailer.Store.
+func (s *Store) Scrub(ctx context.Context, before time.Time, limit int) (int, error) {
+	tag, err := s.db.Exec(ctx, scrub, before, limit)
 	if err != nil {
 		return 0, fmt.Errorf("mailerpg: scrub: %w", err)
 	}
 	return int(tag.RowsAffected()), nil
 }
 
-// PurgeKeys implements mailer.Store.
-func (s *Store) PurgeKeys(ctx context.Context, before time.Time, limit int) (int, error) {
-	tag, err := s.db.Exec(ctx, `
-delete from mailer_outbox
-where id in (
-    select id from mailer_outbox
-    where email is null and finished_at < $1
+// purge forgets with a mail the keys of those that it took the place of.
+const purge = `
+with old as (
+    select id, key_hash from mailer_delivery
+    where scrubbed and finished_at < $1
     order by finished_at
     limit $2
     for update skip locked
-)`, before, limit)
+), deliveries as (
+    delete from mailer_delivery where id = any (array(select id from old))
+), merged as (
+    delete from mailer_outbox where merged_into = any (array(select id from old)) and merged_into is not null
+)
+delete from mailer_outbox where key_hash = any (array(select key_hash from old))`
+
+// PurgeKeys implements mailer.Store.
+func (s *Store) PurgeKeys(ctx context.Context, before time.Time, limit int) (int, error) {
+	tag, err := s.db.Exec(ctx, purge, before, limit)
 	if err != nil {
 		return 0, fmt.Errorf("mailerpg: purge: %w", err)
 	}
@@ -135,6 +148,8 @@ where id in (
 	return max(int(tag.RowsAffected()), int(events.RowsAffected())), nil
 }
 
+const exportMails = selectContents + "where o.account = $1 and o.account <> '' and o.id > $2 order by o.id limit $3"
+
 // exportBatch is how many mails are in memory at a time.
 const exportBatch = 500
 
@@ -144,11 +159,11 @@ func (s *Store) Export(ctx context.Context, account string, emit func(string, ma
 		return nil
 	}
 	for after := ""; ; {
-		rows, err := s.db.Query(ctx, "select "+mailColumns+" from mailer_outbox o where o.account = $1 and o.id > $2 order by o.id limit $3", account, after, exportBatch)
+		rows, err := s.db.Query(ctx, exportMails, account, after, exportBatch)
 		if err != nil {
 			return fmt.Errorf("mailerpg: export: %w", err)
 		}
-		mails, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (mailer.Mail, error) { return scanMail(row) })
+		mails, err := pgx.CollectRows(rows, scanMail)
 		if err != nil {
 			return fmt.Errorf("mailerpg: export: %w", err)
 		}
@@ -188,19 +203,21 @@ func (s *Store) exportEvents(ctx context.Context, ids []string, emit func(string
 
 // erase is one statement: mails and their events go together.
 const erase = `
-with mine as (
-    select id from mailer_outbox where account = $1 order by id limit $3 for update
+with found as (
+    select id from mailer_outbox where account = $1 and account <> '' order by created_at limit $3
+), mine as (
+    select id, key_hash from mailer_delivery where id = any (array(select id from found)) order by id for update
 ), mails as (
-    update mailer_outbox u
-    set ` + scrubbed + `,
+    update mailer_outbox set ` + scrubbed + ` where key_hash = any (array(select key_hash from mine)) returning 1
+), deliveries as (
+    update mailer_delivery
+    set scrubbed = true, domain = null, provider_id = '', lease_until = null,
         finished_at = case when state in (0, 1, 2, 6) then $2 else finished_at end,
         reason = case when state in (0, 1, 2, 6) then 'erased' else reason end,
         state = case when state in (0, 1, 2, 6) then 5 else state end
-    from mine
-    where u.id = mine.id
-    returning u.id
+    where id = any (array(select id from mine))
 ), events as (
-    delete from mailer_event e using mine where e.mail_id = mine.id and e.mail_id <> '' returning 1
+    delete from mailer_event where mail_id = any (array(select id from mine)) and mail_id <> '' returning 1
 )
 select (select count(*) from mails), (select count(*) from events)`
 

@@ -1,63 +1,48 @@
 package mailerpg
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/kolekt/commerce/mailer"
 )
 
-// mailColumns is the row of a mail, as scanMail reads it.
-const mailColumns = `o.id, o.key_hash, o.kind, o.stream, o.class, o.state, o.attempts, o.guarded, coalesce(o.account, ''),
-    coalesce(o.topic, ''), coalesce(o.email, ''), coalesce(o.name, ''), coalesce(o.locale, ''), coalesce(o.time_zone, ''),
-    coalesce(o.domain, ''), o.address_hash, o.data, o.created_at, o.run_at, o.expires_at, o.finished_at, o.reason, o.code,
-    o.enhanced, o.transport, o.provider_id`
-
-func scanMail(row pgx.CollectableRow, more ...any) (mailer.Mail, error) {
-	var m mailer.Mail
-	var class, state int16
-	var finished *time.Time
-	var data []byte
-	err := row.Scan(append([]any{&m.ID, &m.KeyHash, &m.Kind, &m.Stream, &class, &state, &m.Attempts, &m.Guarded, &m.Account,
-		&m.Topic, &m.Email, &m.Name, &m.Locale, &m.TimeZone, &m.Domain, &m.AddressHash, &data, &m.CreatedAt, &m.RunAt,
-		&m.ExpiresAt, &finished, &m.Reason, &m.Code, &m.Enhanced, &m.Transport, &m.ProviderID}, more...)...)
-	m.Class, m.State, m.Data = mailer.Class(class), mailer.State(state), data
-	m.CreatedAt, m.RunAt, m.ExpiresAt = m.CreatedAt.UTC(), m.RunAt.UTC(), m.ExpiresAt.UTC()
-	if finished != nil {
-		m.FinishedAt = finished.UTC()
-	}
-	return m, err
-}
-
 // claim leases and counts in one statement. SKIP LOCKED keeps workers from
-// waiting for each other; the partial index keeps it quick whatever the history.
+// waiting for each other; the partial index keeps it quick whatever the
+// history. The array makes the rows be updated by their key: from a subquery of
+// unknown length the planner may take to reading the whole table.
 const claim = `
-with due as (
-    select id from mailer_outbox
+update mailer_delivery d
+set state = 1, attempts = attempts + 1, lease_until = $3
+where id = any (array(
+    select id from mailer_delivery
     where state = 0 and run_at <= $1 and domain <> all ($4::text[])
     order by run_at, id
     limit $2
     for update skip locked
-), o as (
-    update mailer_outbox u
-    set state = 1, attempts = attempts + 1, lease_until = $3
-    from due
-    where u.id = due.id
-    returning u.*
-)
-select ` + mailColumns + `, exists (
+))
+returning d.key_hash, ` + deliveryColumns
+
+// contents reads what claimed mails say. It is a statement of its own because
+// it must see what a mail said when the lease began: a mail that takes another
+// one's place may commit after claim has looked, and before it locks the row.
+const contents = `
+select ` + contentColumns + `, exists (
     select 1
     from mailer_suppression s
     where s.address_hash = o.address_hash and s.blocks >= o.class and (s.stream = '' or s.stream = o.stream)
 )
-from o
-order by o.run_at, o.id`
+from mailer_outbox o
+where o.key_hash = any ($1) and o.email is not null`
 
 // Claim implements mailer.Store.
 func (s *Store) Claim(ctx context.Context, c mailer.Claim) ([]mailer.Leased, error) {
@@ -69,21 +54,44 @@ func (s *Store) Claim(ctx context.Context, c mailer.Claim) ([]mailer.Leased, err
 	if err != nil {
 		return nil, fmt.Errorf("mailerpg: claim: %w", err)
 	}
-	leased, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (mailer.Leased, error) {
-		var l mailer.Leased
-		var err error
-		l.Mail, err = scanMail(row, &l.Suppressed)
+	records := make(map[[16]byte]*record, c.Limit)
+	keys := make([]pgtype.UUID, 0, c.Limit)
+	for rows.Next() {
+		var r record
+		if err := rows.Scan(append([]any{&r.key}, r.delivery()...)...); err != nil {
+			rows.Close()
+			return nil, fmt.Errorf("mailerpg: claim: %w", err)
+		}
+		records[r.key.Bytes] = &r
+		keys = append(keys, r.key)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("mailerpg: claim: %w", err)
+	}
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	if rows, err = s.db.Query(ctx, contents, keys); err != nil {
+		return nil, fmt.Errorf("mailerpg: claim: %w", err)
+	}
+	leased, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (l mailer.Leased, err error) {
+		var key pgtype.UUID
+		copy(key.Bytes[:], row.RawValues()[0])
+		r := records[key.Bytes]
+		err = row.Scan(r.content(&l.Suppressed)...)
+		l.Mail = r.mail()
 		return l, err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("mailerpg: claim: %w", err)
 	}
+	slices.SortFunc(leased, func(a, b mailer.Leased) int { return cmp.Or(a.RunAt.Compare(b.RunAt), strings.Compare(a.ID, b.ID)) })
 	return leased, nil
 }
 
 // Begin implements mailer.Store.
 func (s *Store) Begin(ctx context.Context, id string, attempt int) (bool, error) {
-	tag, err := s.db.Exec(ctx, "update mailer_outbox set state = 2 where id = $1 and attempts = $2 and state = 1", id, attempt)
+	tag, err := s.db.Exec(ctx, "update mailer_delivery set state = 2 where id = $1 and attempts = $2 and state = 1", id, attempt)
 	if err != nil {
 		return false, fmt.Errorf("mailerpg: begin: %w", err)
 	}
@@ -94,11 +102,11 @@ func (s *Store) Begin(ctx context.Context, id string, attempt int) (bool, error)
 // more, and waiting for them could end in a deadlock. Rows are found by their
 // key, as in ack.
 const extend = `
-update mailer_outbox u
+update mailer_delivery u
 set lease_until = $3
 from (
     select o.id
-    from mailer_outbox o join unnest((select $1::text[]), (select $2::integer[])) as l (id, attempt) on o.id = l.id and o.attempts = l.attempt
+    from mailer_delivery o join unnest((select $1::text[]), (select $2::integer[])) as l (id, attempt) on o.id = l.id and o.attempts = l.attempt
     where o.state + 0 in (1, 2)
     for update of o skip locked
 ) mine
@@ -125,7 +133,7 @@ func (s *Store) Extend(ctx context.Context, leases []mailer.Lease, until time.Ti
 // and compare each lease with each result; the inner selects hide how many
 // results there are, for which it would read the whole table.
 const ack = `
-update mailer_outbox o
+update mailer_delivery o
 set state = a.state, run_at = case when a.state = 0 then a.run_at else o.run_at end, attempts = o.attempts - a.refund,
     finished_at = case when a.state = 0 then null else a.at end, reason = a.reason, code = a.code, enhanced = a.enhanced,
     transport = a.transport, provider_id = a.provider_id, lease_until = null
@@ -160,12 +168,12 @@ func (s *Store) Ack(ctx context.Context, acks []mailer.Ack) (int, error) {
 }
 
 const recoverLeases = `
-update mailer_outbox u
+update mailer_delivery u
 set state = case when lost.state = 2 then 6 else 0 end, lease_until = null,
     reason = case when lost.state = 2 then 'ambiguous' else u.reason end,
     finished_at = case when lost.state = 2 then $1::timestamptz end
 from (
-    select id, state from mailer_outbox
+    select id, state from mailer_delivery
     where state in (1, 2) and lease_until < $1
     for update skip locked
 ) lost
@@ -180,12 +188,20 @@ func (s *Store) Recover(ctx context.Context, now time.Time) (int, error) {
 	return int(tag.RowsAffected()), nil
 }
 
+// release gives the contents their new end as well; the key of the delivery is
+// what counts how many there were.
+const release = `
+with released as (
+    update mailer_delivery
+    set state = 0, run_at = $2, attempts = 0, reason = '', finished_at = null
+    where id = any ($1) and state in (4, 6) and not scrubbed
+    returning key_hash
+)
+update mailer_outbox set expires_at = $3 where key_hash = any (array(select key_hash from released))`
+
 // Release implements mailer.Store.
 func (s *Store) Release(ctx context.Context, ids []string, at, expires time.Time) (int, error) {
-	tag, err := s.db.Exec(ctx, `
-update mailer_outbox
-set state = 0, run_at = $2, expires_at = $3, attempts = 0, reason = '', finished_at = null
-where id = any ($1) and state in (4, 6) and email is not null`, ids, at, expires)
+	tag, err := s.db.Exec(ctx, release, ids, at, expires)
 	if err != nil {
 		return 0, fmt.Errorf("mailerpg: release: %w", err)
 	}
@@ -195,7 +211,7 @@ where id = any ($1) and state in (4, 6) and email is not null`, ids, at, expires
 // Cancel implements mailer.Store.
 func (s *Store) Cancel(ctx context.Context, id string, at time.Time) (bool, error) {
 	tag, err := s.db.Exec(ctx, `
-update mailer_outbox
+update mailer_delivery
 set state = 5, reason = 'cancelled', finished_at = $2
 where id = $1 and state in (0, 6)`, id, at)
 	if err != nil {
@@ -206,11 +222,11 @@ where id = $1 and state in (0, 6)`, id, at)
 
 // Lookup implements mailer.Store.
 func (s *Store) Lookup(ctx context.Context, id string) (mailer.Mail, error) {
-	rows, err := s.db.Query(ctx, "select "+mailColumns+" from mailer_outbox o where o.id = $1", id)
+	rows, err := s.db.Query(ctx, selectMail+"where d.id = $1", id)
 	if err != nil {
 		return mailer.Mail{}, fmt.Errorf("mailerpg: lookup: %w", err)
 	}
-	m, err := pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (mailer.Mail, error) { return scanMail(row) })
+	m, err := pgx.CollectExactlyOneRow(rows, scanMail)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return mailer.Mail{}, mailer.ErrNotFound
 	}
@@ -220,21 +236,51 @@ func (s *Store) Lookup(ctx context.Context, id string) (mailer.Mail, error) {
 	return m, nil
 }
 
-// List implements mailer.Store.
-func (s *Store) List(ctx context.Context, q mailer.Query) ([]mailer.Mail, error) {
+// list says only what is asked, and for states that have an index of their
+// own says so in its words: the planner must not read the history for them.
+func list(q mailer.Query) (string, []any) {
 	states := make([]int16, len(q.States))
 	for i, st := range q.States {
 		states[i] = int16(st)
 	}
-	rows, err := s.db.Query(ctx, "select "+mailColumns+` from mailer_outbox o
-where ($1 = '' or o.account = $1) and (cardinality($2::smallint[]) = 0 or o.state = any ($2)) and ($3 = '' or o.id < $3)
-    and o.merged_into is null
-order by o.id desc
-limit $4`, q.Account, states, q.Before, q.Limit)
+	var args []any
+	arg := func(a any) string {
+		args = append(args, a)
+		return "$" + strconv.Itoa(len(args))
+	}
+	sql := selectMail + "where true"
+	if q.Account != "" {
+		sql = selectContents + "where o.account <> '' and o.account = " + arg(q.Account)
+	}
+	if len(states) > 0 {
+		sql += " and d.state = any (" + arg(states) + ")"
+		for _, indexed := range []struct {
+			states []mailer.State
+			words  string
+		}{
+			{[]mailer.State{mailer.Pending}, " and d.state = 0"},
+			{[]mailer.State{mailer.Claimed, mailer.Sending}, " and d.state in (1, 2)"},
+			{[]mailer.State{mailer.Dead, mailer.Held}, " and d.state in (4, 6)"},
+		} {
+			if !slices.ContainsFunc(q.States, func(s mailer.State) bool { return !slices.Contains(indexed.states, s) }) {
+				sql += indexed.words
+			}
+		}
+	}
+	if q.Before != "" {
+		sql += " and d.id < " + arg(q.Before)
+	}
+	return sql + " order by d.id desc limit " + arg(q.Limit), args
+}
+
+// List implements mailer.Store.
+func (s *Store) List(ctx context.Context, q mailer.Query) ([]mailer.Mail, error) {
+	sql, args := list(q)
+	rows, err := s.db.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, fmt.Errorf("mailerpg: list: %w", err)
 	}
-	mails, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (mailer.Mail, error) { return scanMail(row) })
+	mails, err := pgx.CollectRows(rows, scanMail)
 	if err != nil {
 		return nil, fmt.Errorf("mailerpg: list: %w", err)
 	}
@@ -243,10 +289,10 @@ limit $4`, q.Account, states, q.Before, q.Limit)
 
 // stats counts through the partial indexes, whatever the history.
 const stats = `
-select (select count(*) from mailer_outbox where state = 0), (select count(*) from mailer_outbox where state in (1, 2)),
-    (select count(*) from mailer_outbox where state = 4 and state in (4, 6)),
-    (select count(*) from mailer_outbox where state = 6 and state in (4, 6)),
-    (select min(run_at) from mailer_outbox where state = 0 and run_at <= $1)`
+select (select count(*) from mailer_delivery where state = 0), (select count(*) from mailer_delivery where state in (1, 2)),
+    (select count(*) from mailer_delivery where state = 4 and state in (4, 6)),
+    (select count(*) from mailer_delivery where state = 6 and state in (4, 6)),
+    (select min(run_at) from mailer_delivery where state = 0 and run_at <= $1)`
 
 // Stats implements mailer.Store.
 func (s *Store) Stats(ctx context.Context, now time.Time) (mailer.Stats, error) {

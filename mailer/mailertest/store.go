@@ -37,6 +37,7 @@ func TestStore(t *testing.T, newStore func(t *testing.T) mailer.Store) {
 		{"CoalescingReplacesThePendingMail", testCoalesce},
 		{"CoalescedKeysStayUsed", testCoalescedKeys},
 		{"TriedMailIsNotCoalesced", testCoalesceTried},
+		{"ClaimedMailSaysWhatCoalescedLast", testCoalesceClaimed},
 		{"CapCountsTheAccountsStream", testCap},
 		{"CapHoldsUnderConcurrency", testCapConcurrently},
 		{"SupersedingDropsThePendingMail", testSupersede},
@@ -80,6 +81,9 @@ func hash(s string) []byte {
 	return sum[:]
 }
 
+// keyHash has the length of a Mail's KeyHash.
+func keyHash(s string) []byte { return hash(s)[:16] }
+
 // mail makes an enqueueable mail with a key of its own.
 func (f *fixture) mail(change ...func(*mailer.Enqueue)) mailer.Enqueue {
 	f.mu.Lock()
@@ -87,7 +91,7 @@ func (f *fixture) mail(change ...func(*mailer.Enqueue)) mailer.Enqueue {
 	n := f.n
 	f.mu.Unlock()
 	e := mailer.Enqueue{Mail: mailer.Mail{
-		ID: fmt.Sprintf("mail_%08d", n), KeyHash: hash(fmt.Sprint("key", n)), Kind: "test.kind", Stream: "tips", Class: mailer.Lifecycle,
+		ID: fmt.Sprintf("mail_%08d", n), KeyHash: keyHash(fmt.Sprint("key", n)), Kind: "test.kind", Stream: "tips", Class: mailer.Lifecycle,
 		Account: "acct_1", Email: "ada@example.org", Name: "Ada", Locale: "en", TimeZone: "Europe/Berlin", Domain: "example.org",
 		AddressHash: hash("ada@example.org"), Data: []byte(`{"Used":8}`), CreatedAt: epoch, RunAt: epoch, ExpiresAt: epoch.Add(24 * time.Hour),
 	}}
@@ -169,7 +173,7 @@ func testKeyOnceWithRules(t *testing.T, f *fixture) {
 func sameKey(t *testing.T, f *fixture, change func(*mailer.Enqueue)) {
 	const n = 16
 	statuses := concurrently(f, n, func(e *mailer.Enqueue) {
-		e.Mail.KeyHash = hash("the one key")
+		e.Mail.KeyHash = keyHash("the one key")
 		change(e)
 	})
 	require.Equal(t, 1, statuses[mailer.Queued], "statuses: %v", statuses)
@@ -321,6 +325,38 @@ func testCoalesceTried(t *testing.T, f *fixture) {
 	require.Equal(t, mailer.Queued, f.enqueue(f.mail(grouped))[0].Status, "a claimed mail must not be replaced")
 	f.ack(mailer.Ack{ID: m.ID, Attempt: 1, State: mailer.Pending, RunAt: epoch.Add(time.Hour), At: epoch})
 	require.JSONEq(t, string(first.Mail.Data), string(f.lookup(m.ID).Data))
+}
+
+// testCoalesceClaimed lets a claim and a mail that takes the place meet: who is
+// told that it took the place must be what the claim hands out.
+func testCoalesceClaimed(t *testing.T, f *fixture) {
+	for range 60 {
+		first, second := f.mail(grouped), f.mail(grouped, func(e *mailer.Enqueue) { e.Mail.Data = []byte(`{"Used":9}`) })
+		f.enqueue(first)
+		var leased []mailer.Leased
+		var receipts []mailer.Receipt
+		var claimErr, enqueueErr error
+		var wg sync.WaitGroup
+		start := make(chan struct{})
+		wg.Go(func() {
+			<-start
+			leased, claimErr = f.store.Claim(f.ctx, mailer.Claim{Now: epoch, Limit: 10, Lease: time.Minute})
+		})
+		wg.Go(func() {
+			<-start
+			receipts, enqueueErr = f.store.Enqueue(f.ctx, []mailer.Enqueue{second})
+		})
+		close(start)
+		wg.Wait()
+		require.NoError(t, claimErr)
+		require.NoError(t, enqueueErr)
+		for _, m := range append(leased, f.claim(epoch, 10)...) {
+			if receipts[0].Status == mailer.Coalesced || m.ID == second.Mail.ID {
+				require.JSONEq(t, `{"Used":9}`, string(m.Data))
+			}
+			require.Equal(t, 1, f.ack(done(m)))
+		}
+	}
 }
 
 func capped(n int) func(*mailer.Enqueue) {
@@ -660,7 +696,7 @@ func testScrub(t *testing.T, f *fixture) {
 	m := f.lookup("mail_00000001")
 	requireNobody(t, m)
 	require.Equal(t, mailer.Done, m.State)
-	again := f.mail(func(e *mailer.Enqueue) { e.Mail.KeyHash = hash("key1") })
+	again := f.mail(func(e *mailer.Enqueue) { e.Mail.KeyHash = keyHash("key1") })
 	require.Equal(t, mailer.Duplicate, f.enqueue(again)[0].Status)
 	require.Equal(t, "ada@example.org", f.lookup(open.Mail.ID).Email)
 }
@@ -686,7 +722,7 @@ func testPurge(t *testing.T, f *fixture) {
 	n, err = f.store.PurgeKeys(f.ctx, epoch.Add(time.Second), 2)
 	require.NoError(t, err)
 	require.Equal(t, 2, n)
-	again := f.mail(func(e *mailer.Enqueue) { e.Mail.KeyHash = hash("key1") })
+	again := f.mail(func(e *mailer.Enqueue) { e.Mail.KeyHash = keyHash("key1") })
 	require.Equal(t, mailer.Queued, f.enqueue(again)[0].Status)
 	require.True(t, f.record(mailer.Stored{Provider: "p", ID: "1", Type: mailer.EventBounced, At: epoch}))
 }
@@ -788,7 +824,7 @@ func testHistory(t *testing.T, f *fixture) {
 				key := fmt.Sprint(run, "/", rapid.IntRange(0, 5).Draw(rt, "key"))
 				id := fmt.Sprint(prefix, len(states))
 				e := f.mail(func(e *mailer.Enqueue) {
-					e.Mail.ID, e.Mail.KeyHash, e.Mail.CreatedAt, e.Mail.RunAt = id, hash(key), now, now
+					e.Mail.ID, e.Mail.KeyHash, e.Mail.CreatedAt, e.Mail.RunAt = id, keyHash(key), now, now
 				})
 				r := f.enqueue(e)[0]
 				if first, used := keys[key]; used {

@@ -1,15 +1,16 @@
--- State is one of mailer.State: 0 pending, 1 claimed, 2 sending, 3 sent,
--- 4 dead, 5 dropped, 6 held. Personal columns are null once scrubbed.
+-- What a mail says. Rows change only when another mail takes their place and
+-- when they are scrubbed: personal columns are null from then on. All that
+-- moves is in mailer_delivery, so that no step of a delivery writes wide rows
+-- or the index of keys.
 create table mailer_outbox (
-    id           text        not null primary key,
-    key_hash     bytea       not null,
+    -- 128 bits of an HMAC.
+    key_hash     uuid        not null primary key,
+    id           text        collate "C" not null,
     kind         text        not null,
     stream       text        not null,
     class        smallint    not null,
-    state        smallint    not null,
-    attempts     integer     not null default 0,
     guarded      boolean     not null,
-    account      text,
+    account      text        collate "C",
     topic        text,
     grp          text,
     email        text,
@@ -20,26 +21,40 @@ create table mailer_outbox (
     address_hash bytea,
     data         json,
     created_at   timestamptz not null,
-    run_at       timestamptz not null,
+    run_at       timestamptz not null, -- as it was asked for
     expires_at   timestamptz not null,
+    -- The mail that took this one's place in it: the row is only a used key,
+    -- and has no delivery.
+    merged_into  text        collate "C"
+);
+
+create index mailer_outbox_account on mailer_outbox (account, created_at) where account <> '';
+create index mailer_outbox_merged on mailer_outbox (merged_into) where merged_into is not null;
+
+-- How far a mail is. State is one of mailer.State: 0 pending, 1 claimed,
+-- 2 sending, 3 sent, 4 dead, 5 dropped, 6 held.
+create table mailer_delivery (
+    id           text        collate "C" not null primary key,
+    key_hash     uuid        not null,
+    run_at       timestamptz not null,
     lease_until  timestamptz,
     finished_at  timestamptz,
-    reason       text        not null default '',
+    attempts     integer     not null default 0,
     code         integer     not null default 0,
+    state        smallint    not null,
+    scrubbed     boolean     not null default false,
+    domain       text        collate "C", -- the mail's, for claims that pass over some
+    reason       text        not null default '',
     enhanced     text        not null default '',
     transport    text        not null default '',
-    provider_id  text        not null default '',
-    -- The mail that took this one's place in it: the row is only a used key.
-    merged_into  text
-) with (fillfactor = 80);
+    provider_id  text        not null default ''
+);
 
-create unique index mailer_outbox_key on mailer_outbox (key_hash);
-create index mailer_outbox_due on mailer_outbox (run_at, id) where state = 0;
-create index mailer_outbox_leased on mailer_outbox (lease_until) where state in (1, 2);
-create index mailer_outbox_account on mailer_outbox (account, created_at) where account <> '';
-create index mailer_outbox_look on mailer_outbox (state, id) where state in (4, 6);
-create index mailer_outbox_scrub on mailer_outbox (finished_at) where email is not null and state >= 3;
-create index mailer_outbox_purge on mailer_outbox (finished_at) where email is null;
+create index mailer_delivery_due on mailer_delivery (run_at, id) where state = 0;
+create index mailer_delivery_leased on mailer_delivery (lease_until) where state in (1, 2);
+create index mailer_delivery_look on mailer_delivery (state, id) where state in (4, 6);
+create index mailer_delivery_scrub on mailer_delivery (finished_at) where state >= 3 and not scrubbed;
+create index mailer_delivery_purge on mailer_delivery (finished_at) where scrubbed;
 
 create table mailer_suppression (
     address_hash bytea       not null,
@@ -57,7 +72,7 @@ create table mailer_event (
     event_id     text        not null,
     type         text        not null,
     reason       text        not null,
-    mail_id      text        not null,
+    mail_id      text        collate "C" not null,
     address_hash bytea,
     code         integer     not null,
     enhanced     text        not null,
