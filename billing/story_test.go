@@ -188,7 +188,7 @@ var stories = map[string]func(*teller){
 			_, err := tl.svc.ExtendTrial(tl.ctx, "alice", date(time.February, 21), billing.Audit{Key: "k", By: "ada", Reason: "asked nicely"})
 			return err
 		})
-		tl.to(date(time.March, 1))
+		tl.to(date(time.February, 10)) // in a trial even less takes effect at once
 		tl.do(func() error {
 			_, err := tl.svc.ChangePlan(tl.ctx, "alice", billing.Order{Plan: "pro"}, nil)
 			return err
@@ -211,7 +211,10 @@ var stories = map[string]func(*teller){
 			_, err := tl.svc.ChangePlan(tl.ctx, "alice", billing.Order{Plan: "pro"}, nil)
 			return err
 		})
+		tl.plan("business") // it is paid for until the 21st
+		require.Equal(tl.t, "pro", tl.sub().Scheduled.Plan)
 		tl.to(date(time.July, 30))
+		tl.plan("pro")
 		tl.do(func() error {
 			_, err := tl.svc.Cancel(tl.ctx, "alice", billing.CancelOptions{Reason: "unused"})
 			return err

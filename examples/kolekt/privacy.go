@@ -110,7 +110,7 @@ func (h holders) sources(now func() time.Time) []gdpr.Source {
 		}, nil, now),
 		gdpr.Adapt(gdpr.Descriptor{
 			Name: "mailer", Categories: []string{"contact"}, Purpose: "to send what the person should know", Basis: gdpr.Contract, Retention: "30 days after a mail", Allow: own,
-			Tables: []string{"mailer_outbox"},
+			Tables: []string{"mailer_outbox", "mailer_delivery"},
 		}, subjectData{h.exportMails, h.mail.EraseSubject}, nil, now),
 		logins{h.logins, h.users},
 	}
