@@ -215,6 +215,7 @@ type Change struct {
 	Date      string // of the proration, to be sent back with the amount
 	Amount    string
 	Currency  string
+	When      string // it takes effect; sent back too
 	Yearly    bool
 	Downgrade bool
 	Detail    string

@@ -100,6 +100,9 @@ func (a *App) planNow(ctx context.Context, v *visit) (pages.Subscription, error)
 		card.Price = fmt.Sprintf("%s a %s", price, every(sub))
 		card.Next = fmt.Sprintf("Next charge: %s on %s.", price, date(sub.Period.To))
 	}
+	if s := sub.Scheduled; s != nil && !s.At.IsZero() && s.Plan != "" {
+		card.Next = "On " + date(s.At) + " you move to " + a.planName(s.Plan) + "."
+	}
 	ends := sub.CancelAtPeriodEnd || !sub.CancelAt.IsZero()
 	if ends {
 		card.Next = "No more charges. On " + date(endOf(sub)) + " you move to the free plan."

@@ -181,11 +181,15 @@ func (a *App) changeForm(w http.ResponseWriter, r *http.Request, v *visit) error
 	data := pages.Change{
 		From: a.planCard(from, every(sub), v.access), To: a.planCard(to, o.Interval, v.access),
 		Yearly: o.Interval == billing.Year, Downgrade: p.Downgrade,
-		Date: strconv.FormatInt(p.Confirm.At.Unix(), 10), Amount: strconv.FormatInt(p.Confirm.Due.Amount, 10), Currency: p.Confirm.Due.Currency,
+		Date: strconv.FormatInt(p.Confirm.At.Unix(), 10), Amount: strconv.FormatInt(p.Confirm.Due.Amount, 10), Currency: p.Confirm.Due.Currency, When: string(p.Confirm.When),
 		Next: "Due now", Due: p.Due.String(), Detail: "The new limits count at once. What you have used in this period stays used.",
 	}
 	if p.Due.Amount < 0 {
 		data.Next, data.Due = "Credit for the next invoices", billing.Money{Amount: -p.Due.Amount, Currency: p.Due.Currency}.String()
+	}
+	if p.When == billing.PeriodEnd {
+		data.Next, data.Due = "Due now", p.Due.String()
+		data.Detail = "Until " + date(p.At) + " everything stays as it is. Then you move to " + to.Name + ", and pay what stands above each time."
 	}
 	for _, l := range p.Invoice.Lines {
 		data.Lines = append(data.Lines, pages.ChangeLine{Text: l.Description, Amount: billing.Money{Amount: l.Amount, Currency: p.Invoice.Currency}.String()})
@@ -208,8 +212,8 @@ func (a *App) change(w http.ResponseWriter, r *http.Request, v *visit) error {
 		return errNoPage
 	}
 	o := order(r)
-	confirm := billing.Confirm{At: time.Unix(at, 0).UTC(), Due: billing.Money{Amount: due, Currency: r.FormValue("currency")}}
-	_, err := a.Billing.ChangePlan(r.Context(), v.user.ID, o, &confirm)
+	confirm := billing.Confirm{At: time.Unix(at, 0).UTC(), Due: billing.Money{Amount: due, Currency: r.FormValue("currency")}, When: billing.When(r.FormValue("when"))}
+	sub, err := a.Billing.ChangePlan(r.Context(), v.user.ID, o, &confirm)
 	switch {
 	case errors.Is(err, billing.ErrAmountChanged):
 		a.tell(r, "warn", "The amount has changed in the meantime. Look at it once more.")
@@ -221,6 +225,8 @@ func (a *App) change(w http.ResponseWriter, r *http.Request, v *visit) error {
 		a.tell(r, "warn", "The plan can't be changed now: pay the open invoice first.")
 	case err != nil:
 		return err
+	case sub.Scheduled != nil && !sub.Scheduled.At.IsZero():
+		a.tell(r, "good", fmt.Sprintf("You move to %s on %s. Until then everything stays as it is.", a.planName(o.Plan), date(sub.Scheduled.At)))
 	default:
 		a.tell(r, "good", fmt.Sprintf("You are on %s now.", a.planName(o.Plan)))
 	}
