@@ -311,6 +311,13 @@ func journey(t *testing.T, env map[string]string) {
 	require.EqualValues(t, 1000, c.do("GET", "/api/v1/usage", nil, 200)["limit"])
 	require.Equal(t, true, c.do("POST", "/api/v1/payments/cancel", nil, 200)["subscription"].(m)["cancel_at_period_end"])
 	require.Equal(t, false, c.do("POST", "/api/v1/payments/resume", nil, 200)["subscription"].(m)["cancel_at_period_end"])
+	// A smaller plan waits for the end of what is paid, and can be withdrawn.
+	change = c.do("POST", "/api/v1/payments/change-plan", m{"plan_type": "pro"}, 200)
+	c.do("POST", "/api/v1/payments/change-plan", m{"plan_type": "pro", "confirm": change["preview"].(m)["confirm"]}, 200)
+	require.EqualValues(t, 1000, c.do("GET", "/api/v1/usage", nil, 200)["limit"])
+	require.Contains(t, c.read("/account", 200), "you move to Pro")
+	require.Contains(t, c.post("/account/keep", nil, 200), "You stay on Business.")
+	require.NotContains(t, c.read("/account", 200), "you move to Pro")
 	c.do("POST", "/api/v1/payments/portal-session", nil, 201)
 	c.do("POST", "/api/v1/payments/webhook", m{"forged": true}, 400)
 

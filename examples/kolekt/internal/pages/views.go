@@ -178,6 +178,7 @@ type Subscription struct {
 	CanUpgrade  bool
 	CanCancel   bool
 	CanResume   bool
+	Keep        string // "Stay on Business", while another plan is scheduled
 	CanPortal   bool
 	Provisional string // how old the state is, when it matters
 	Credit      string // what comes off the next invoices

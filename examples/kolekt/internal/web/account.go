@@ -102,6 +102,7 @@ func (a *App) planNow(ctx context.Context, v *visit) (pages.Subscription, error)
 	}
 	if s := sub.Scheduled; s != nil && !s.At.IsZero() && s.Plan != "" {
 		card.Next = "On " + date(s.At) + " you move to " + a.planName(s.Plan) + "."
+		card.Keep = "Stay on " + card.Name
 	}
 	ends := sub.CancelAtPeriodEnd || !sub.CancelAt.IsZero()
 	if ends {

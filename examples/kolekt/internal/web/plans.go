@@ -263,6 +263,20 @@ func (a *App) resume(w http.ResponseWriter, r *http.Request, v *visit) error {
 	return nil
 }
 
+// keep withdraws a change of plan that waits for the end of the period.
+func (a *App) keep(w http.ResponseWriter, r *http.Request, v *visit) error {
+	switch _, err := a.Billing.KeepPlan(r.Context(), v.user.ID); {
+	case errors.Is(err, billing.ErrNoSubscription):
+		a.tell(r, "info", "The plan has ended already: choose one again.")
+	case err != nil:
+		return err
+	default:
+		a.tell(r, "good", "You stay on "+a.planName(v.access.Plan)+".")
+	}
+	http.Redirect(w, r, "/account", http.StatusSeeOther)
+	return nil
+}
+
 func (a *App) portal(w http.ResponseWriter, r *http.Request, v *visit) error {
 	address, err := a.Billing.Portal(r.Context(), v.user.ID, a.PublicURL+"/account/portal-return")
 	if errors.Is(err, billing.ErrNotFound) {

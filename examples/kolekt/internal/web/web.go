@@ -163,6 +163,7 @@ func (a *App) routes() (http.Handler, error) {
 	member("POST /account/change", a.change)
 	member("POST /account/cancel", a.cancel)
 	member("POST /account/resume", a.resume)
+	member("POST /account/keep", a.keep)
 	member("POST /account/portal", a.portal)
 	member("GET /account/portal-return", a.portalReturn)
 	member("GET /account/limits", a.limitsPage)
