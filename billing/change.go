@@ -92,7 +92,7 @@ func (s *Service) Preview(ctx context.Context, account string, o Order) (Preview
 }
 
 func (s *Service) preview(ctx context.Context, account string, o *Order, at time.Time) (Preview, error) {
-	a, err := s.Account(ctx, account)
+	a, err := s.renewed(ctx, account)
 	if err != nil {
 		return Preview{}, err
 	}
@@ -167,7 +167,7 @@ func (s *Service) ChangePlan(ctx context.Context, account string, o Order, confi
 			return Subscription{}, &AmountChangedError{Was: confirm.Due, Now: now.Due, WasWhen: was, NowWhen: now.When}
 		}
 	}
-	a, err := s.Account(ctx, account)
+	a, err := s.renewed(ctx, account)
 	if err != nil {
 		return Subscription{}, err
 	}
@@ -194,6 +194,20 @@ func (s *Service) ChangePlan(ctx context.Context, account string, o Order, confi
 		return s.Subscription(ctx, account) // whoever asked at the same time was first
 	}
 	return sub, err
+}
+
+// renewed is the account as it is to be changed. One whose period has ended
+// since the gateway was last heard of is fetched first: what the change costs,
+// and when it can take effect, hang on the period.
+func (s *Service) renewed(ctx context.Context, account string) (Account, error) {
+	a, err := s.Account(ctx, account)
+	if err != nil {
+		return a, err
+	}
+	if sub, ok := a.Current(); ok && sub.Status.Live() && !sub.Period.To.IsZero() && !s.now().Before(sub.Period.To) {
+		return s.Sync(ctx, account)
+	}
+	return a, nil
 }
 
 var errOnPlan = fmt.Errorf("%w: the subscription is already on plan", ErrInvalid)

@@ -212,6 +212,21 @@ func TestNoOrderOfChangesAllowsMoreThanWasPaid(t *testing.T) {
 	require.Greater(t, over, 1000.0, "the control must fail")
 }
 
+// TestAChangeBeforeTheRenewalIsKnown asks for less, and for more, when the
+// period has ended and no webhook has told so.
+func TestAChangeBeforeTheRenewalIsKnown(t *testing.T) {
+	for _, to := range []string{"starter", "pro"} {
+		s := newShop(t, shopYAML)
+		s.subscribe("ada", billing.Order{Plan: map[string]string{"starter": "pro", "pro": "starter"}[to]})
+		s.advance(35 * 24 * time.Hour)
+		sub := s.change("ada", billing.Order{Plan: to})
+		require.True(t, sub.Period.To.After(s.sim.Now()))
+		if to == "starter" {
+			require.Equal(t, sub.Period.To, sub.Scheduled.At)
+		}
+	}
+}
+
 const versionsYAML = `
 features: {api: API access}
 plans:
