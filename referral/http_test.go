@@ -94,7 +94,7 @@ func TestHandlersAnswerAccountsAndAdmins(t *testing.T) {
 
 	is(admin, "GET", "/campaigns", "ada", "", 403, "forbidden")
 	require.Len(t, is(admin, "GET", "/campaigns", "root", "", 200, "")["campaigns"], 1)
-	require.EqualValues(t, 0.5, is(admin, "GET", "/campaigns/friends/stats?holders=2", "root", "", 200, "")["k_factor"])
+	require.InDelta(t, 0.5, is(admin, "GET", "/campaigns/friends/stats?holders=2", "root", "", 200, "")["k_factor"], 0)
 	is(admin, "GET", "/campaigns/none/stats", "root", "", 404, "not_found")
 	is(admin, "GET", "/campaigns/friends/leaders?limit=-1", "root", "", 422, "invalid")
 	require.Len(t, is(admin, "GET", "/campaigns/friends/leaders", "root", "", 200, "")["leaders"], 1)
@@ -118,7 +118,7 @@ func TestHandlersAnswerAccountsAndAdmins(t *testing.T) {
 	require.ErrorIs(t, err, referral.ErrInvalid)
 	_, err = w.service.AdminHandler(nil)
 	require.ErrorIs(t, err, referral.ErrInvalid)
-	r := httptest.NewRequest("POST", "https://example.com/apply", strings.NewReader(apply(code)))
+	r := httptest.NewRequest(http.MethodPost, "https://example.com/apply", strings.NewReader(apply(code)))
 	r.Header.Set("Sec-Fetch-Site", "cross-site")
 	rec := httptest.NewRecorder()
 	user.ServeHTTP(rec, r)
