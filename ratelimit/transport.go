@@ -46,6 +46,7 @@ const maxBudgets = 1024
 // budget is what a server has left for us.
 type budget struct {
 	flights   int64     // requests under way
+	landed    uint64    // requests that have come back
 	remaining int64     // known to be left, less those that were sent since
 	known     bool      // whether remaining is
 	until     time.Time // when there is at least one more
@@ -85,7 +86,8 @@ func NewTransport(cfg TransportConfig) (*Transport, error) {
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	key := t.cfg.Key(r)
 	for attempt := 0; ; attempt++ {
-		if err := t.take(r.Context(), key); err != nil {
+		before, err := t.take(r.Context(), key)
+		if err != nil {
 			if r.Body != nil {
 				_ = r.Body.Close() // a RoundTripper must, and the error says more
 			}
@@ -93,10 +95,10 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		res, err := t.cfg.Base.RoundTrip(r)
 		if err != nil {
-			t.land(key, nil)
+			t.land(key, nil, before)
 			return nil, err
 		}
-		t.land(key, res)
+		t.land(key, res, before)
 		again := attempt < t.cfg.Retries && refused(res)
 		if !again {
 			return res, nil
@@ -134,28 +136,29 @@ func replay(r *http.Request) (*http.Request, bool) {
 	return next, true
 }
 
-// take waits until the budget has room and takes a unit of it.
-func (t *Transport) take(ctx context.Context, key string) error {
+// take waits until the budget has room and takes a unit of it. It returns how
+// many requests have landed before.
+func (t *Transport) take(ctx context.Context, key string) (before uint64, err error) {
 	start := time.Now()
 	for {
-		wait := t.try(key)
+		before, wait := t.try(key)
 		if wait <= 0 {
-			return nil
+			return before, nil
 		}
 		if wait > t.cfg.MaxWait-time.Since(start) {
-			return &WaitError{Wait: wait}
+			return 0, &WaitError{Wait: wait}
 		}
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return ctx.Err()
+			return 0, ctx.Err()
 		}
 	}
 }
 
-func (t *Transport) try(key string) (wait time.Duration) {
+func (t *Transport) try(key string) (before uint64, wait time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	b := t.budgets[key]
@@ -172,7 +175,7 @@ func (t *Transport) try(key string) (wait time.Duration) {
 		t.budgets[key] = b
 	}
 	if wait = b.hold.Sub(now); wait > 0 {
-		return wait
+		return 0, wait
 	}
 	if b.known {
 		if !now.Before(b.until) {
@@ -182,27 +185,31 @@ func (t *Transport) try(key string) (wait time.Duration) {
 			b.until = now.Add(max(b.reset, time.Second))
 		}
 		if b.remaining <= 0 {
-			return b.until.Sub(now)
+			return 0, b.until.Sub(now)
 		}
 		b.remaining--
 	}
 	b.flights++
-	return 0
+	return b.landed, 0
 }
 
-// land learns from a response.
-func (t *Transport) land(key string, res *http.Response) {
+// land learns from a response to a request before which so many had landed.
+func (t *Transport) land(key string, res *http.Response, before uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	b := t.budgets[key]
 	b.flights--
+	since := int64(b.landed - before)
+	b.landed++
 	if res == nil {
 		return
 	}
 	now := time.Now()
 	if remaining, reset, ok := left(res.Header); ok {
-		// The server hadn't seen those that are still under way.
-		b.known, b.remaining, b.until, b.reset = true, remaining-b.flights, now.Add(reset), reset
+		// The server may have answered before it saw those that were under way
+		// at the same time, whether they have landed since or not: answers
+		// overtake each other.
+		b.known, b.remaining, b.until, b.reset = true, remaining-b.flights-since, now.Add(reset), reset
 	}
 	if refused(res) {
 		if wait, ok := retryAfter(res.Header, now); ok && now.Add(wait).After(b.hold) {

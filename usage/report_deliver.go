@@ -21,10 +21,15 @@ type ReportPass struct {
 // Deliver cuts reports of what has been stored since the last time, and
 // delivers those that are due. While the provider is out of reach it gives up
 // for now after a few failures, so that an outage leaves the others untried.
+// When the context ends in between, its error is Deliver's.
 func (r *Reporter) Deliver(ctx context.Context) (ReportPass, error) {
 	var pass ReportPass
 	err := r.cutAll(ctx, &pass)
-	return pass, errors.Join(err, r.deliverAll(ctx, &pass))
+	err = errors.Join(err, r.deliverAll(ctx, &pass))
+	if ctx.Err() != nil {
+		return pass, ctx.Err()
+	}
+	return pass, err
 }
 
 const daysAtOnce = 100

@@ -104,7 +104,7 @@ func TestAnInterruptedReportIsTriedAgain(t *testing.T) {
 	}})
 	require.NoError(t, err)
 	_, err = r.Deliver(ctx)
-	require.NoError(t, err)
+	require.ErrorIs(t, err, context.Canceled)
 	pending, err := r.Reports(t.Context(), usage.ReportFilter{State: usage.ReportPending}, 10)
 	require.NoError(t, err)
 	require.Len(t, pending, 1)
