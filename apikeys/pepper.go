@@ -47,6 +47,13 @@ func (p Pepper) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(p)) }
 // MarshalText hides the secret, for JSON and other encodings.
 func (p Pepper) MarshalText() ([]byte, error) { return []byte(fmt.Sprint(p)), nil }
 
+// derive returns a key that keeps one use of the secret apart from any other.
+func (p Pepper) derive(use string) []byte {
+	mac := hmac.New(sha256.New, p.Secret)
+	mac.Write([]byte(use))
+	return mac.Sum(nil)
+}
+
 // maxPeppers bounds the work that a forged token can cause.
 const maxPeppers = 3
 
@@ -99,10 +106,7 @@ func newHasher(p Pepper) *hasher {
 		h.states.New = func() any { return &state{h: sha256.New()} }
 		return h
 	}
-	// The derived key keeps this use of the secret apart from any other.
-	mac := hmac.New(sha256.New, p.Secret)
-	mac.Write([]byte("apikeys/v1"))
-	key := mac.Sum(nil)
+	key := p.derive("apikeys/v1")
 	h.states.New = func() any { return &state{h: hmac.New(sha256.New, key)} }
 	return h
 }

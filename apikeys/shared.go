@@ -57,9 +57,7 @@ type sharedRecord struct {
 }
 
 func newShared(cache SharedCache, pepper Pepper) (*shared, error) {
-	mac := hmac.New(sha256.New, pepper.Secret)
-	mac.Write([]byte("apikeys/shared/v1"))
-	key := mac.Sum(nil)
+	key := pepper.derive("apikeys/shared/v1")
 	block, err := aes.NewCipher(key)
 	if err != nil {
 		return nil, err
