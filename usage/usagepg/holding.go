@@ -34,7 +34,7 @@ for update`
 // units that are asked for and an open reservation for those that are settled.
 const holdAll = `
 with x as (
-	select k.*, h.n as held, h.key is not null as found,
+	select k.*, h.n as held, h.ctid as place, h.key is not null as found,
 		h.meter = $2 and h.period_from = $3 and h.kind = 1 and h.state = 0 and h.draws is null as open
 	from unnest($8::text[], $9::smallint[], $10::bigint[], $11::timestamptz[], $12::timestamptz[])
 		with ordinality as k (key, kind, n, at, expires, i)
@@ -55,7 +55,7 @@ with x as (
 ), settled as (
 	update usage_holds h set state = case x.kind when 3 then 1 else 2 end, actual = case x.kind when 3 then x.n else 0 end
 	from c cross join x
-	where x.kind > 2 and h.account = $1 and h.key = x.key
+	where x.kind > 2 and h.ctid = x.place
 ), made as (
 	insert into usage_holds (account, key, meter, period_from, period_to, kind, n, actual, state, at, expires)
 	select $1, x.key, $2, $3, c.period_to, x.kind, x.n, case x.kind when 1 then 0 else x.n end, case x.kind when 1 then 0 else 1 end, x.at, x.expires

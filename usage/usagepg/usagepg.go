@@ -193,11 +193,11 @@ func (s *Store) once(ctx context.Context, f func(w *work) error) (err error) {
 }
 
 // A plan for the very arrays of a call is a little better and takes longer than
-// the statement. Without joins by hash or merge there is no other way left than
-// to look each key up.
+// the statement. Without joins by hash or merge, and without rows put aside,
+// there is no other way left than to look each key up.
 const planOnce = `
 select set_config('plan_cache_mode', 'force_generic_plan', true),
-	set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)`
+	set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true), set_config('enable_material', 'off', true)`
 
 // work is a transaction under way.
 type work struct {
