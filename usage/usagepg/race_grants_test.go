@@ -132,6 +132,11 @@ func TestGrantsThatComeAtAnyMomentAreUsedToTheUnit(t *testing.T) {
 					now := cfg.Now()
 					g := usage.Grant{Account: account, Meter: "credits", Key: fmt.Sprint(w, ".", i), Amount: int64(1 + w + i), From: now, GrantedAt: now}
 					err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+						if w == 0 { // which makes the period's counter too
+							g.GrantedAt = time.Time{}
+							_, err := processes[i%2].With(usagepg.New(tx)).Grant(ctx, g)
+							return err
+						}
 						if _, _, err := usagepg.New(tx).Grant(ctx, g, now); err != nil {
 							return err
 						}
