@@ -209,11 +209,12 @@ func (s *Service) Grant(ctx context.Context, g Grant) (Grant, error) {
 	if err := s.completeGrant(&g); err != nil {
 		return Grant{}, err
 	}
+	s.refresh(ctx, g.Account, g.Meter, g.GrantedAt) // see there
 	stored, _, err := store.Grant(ctx, g, g.GrantedAt)
 	if err != nil {
 		return Grant{}, err
 	}
-	s.refresh(ctx, g.Account, g.Meter)
+	s.refresh(ctx, g.Account, g.Meter, g.GrantedAt)
 	return stored, nil
 }
 
@@ -338,11 +339,13 @@ func (s *Service) Revoke(ctx context.Context, account, meter, key string) (int64
 	if _, err := s.Meter(meter); err != nil {
 		return 0, err
 	}
-	voided, err := store.Revoke(ctx, account, meter, key, s.now().Truncate(time.Microsecond))
+	now := s.now().Truncate(time.Microsecond)
+	s.refresh(ctx, account, meter, now)
+	voided, err := store.Revoke(ctx, account, meter, key, now)
 	if err != nil {
 		return 0, err
 	}
-	s.refresh(ctx, account, meter)
+	s.refresh(ctx, account, meter, now)
 	return voided, nil
 }
 
@@ -439,9 +442,11 @@ func (s *Service) wallet(ctx context.Context, account, meter string) (*Wallet, e
 
 // refresh brings the running period's counter up to what the grants now come
 // to, so that NearLimit and the thresholds know at once. The change itself is
-// stored: when this fails, the next step or Maintain does it.
-func (s *Service) refresh(ctx context.Context, account, meter string) {
-	op, err := s.refreshOp(ctx, account, meter)
+// stored: when this fails, the next step or Maintain does it. It is called before
+// a change as well: in a transaction of the caller's the counter is then locked
+// before the grants, as every step locks them, and nobody waits in a circle.
+func (s *Service) refresh(ctx context.Context, account, meter string, now time.Time) {
+	op, err := s.refreshOp(ctx, account, meter, now)
 	if err == nil {
 		_, err = s.quotas.Apply(ctx, op)
 	}
@@ -450,12 +455,11 @@ func (s *Service) refresh(ctx context.Context, account, meter string) {
 	}
 }
 
-func (s *Service) refreshOp(ctx context.Context, account, meter string) (Op, error) {
+func (s *Service) refreshOp(ctx context.Context, account, meter string, now time.Time) (Op, error) {
 	q, err := s.quota(ctx, account, meter)
 	if errors.Is(err, ErrNoQuota) {
 		q, err = Quota{Limit: Unlimited}, nil // the grants change all the same
 	}
-	now := s.now()
 	// A meter that isn't declared any more has no thresholds.
 	return Op{Kind: Refresh, Account: account, Meter: meter, Charge: q.charge(s.meters[meter], now), Now: now}, err
 }
@@ -469,7 +473,7 @@ func (s *Service) lapse(ctx context.Context) error {
 			return err
 		}
 		for _, x := range due {
-			op, opErr := s.refreshOp(ctx, x.Account, x.Meter)
+			op, opErr := s.refreshOp(ctx, x.Account, x.Meter, s.now())
 			if opErr == nil {
 				_, opErr = s.quotas.Apply(ctx, op)
 			}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -74,8 +75,10 @@ func (s *Store) whole(ctx context.Context, steps []*step) error {
 }
 
 func (s *Store) decide(ctx context.Context, steps []*step) error {
+	others := map[counterKey]usage.Period{}
 	return s.tx(ctx, func(w *work) error {
-		f := &applying{store: s, work: w, counters: locked{}, wallets: wallets{}, holds: map[holdKey]*usage.Hold{}, known: map[eventKey]int64{}}
+		w.keyed = true
+		f := &applying{store: s, work: w, others: others, counters: locked{}, wallets: wallets{}, holds: map[holdKey]*usage.Hold{}, known: map[eventKey]int64{}}
 		return f.run(steps)
 	})
 }
@@ -87,6 +90,7 @@ type applying struct {
 	store    *Store
 	work     *work
 	counters locked
+	others   map[counterKey]usage.Period // to be locked beside the steps' own
 	wallets  wallets
 	holds    map[holdKey]*usage.Hold
 	known    map[eventKey]int64 // hashes of the events that are stored already
@@ -155,14 +159,16 @@ func (f *applying) run(steps []*step) error {
 // read locks the counters, and then reads the holds and keys of the steps: a
 // statement after the lock sees what the last holder of the lock has written.
 func (f *applying) read(steps []*step) error {
-	periods := map[counterKey]usage.Period{}
+	periods := maps.Clone(f.others)
 	names := map[usage.AccountMeter]bool{}
 	var accounts, keys []string
 	var eventAccounts []string
 	var eventKeys [][16]byte
 	for _, st := range steps {
 		periods[keyOfCounter(st.op.Account, st.op.Meter, st.op.Period)] = st.op.Period
-		names[usage.AccountMeter{Account: st.op.Account, Meter: st.op.Meter}] = true
+		if name := (usage.AccountMeter{Account: st.op.Account, Meter: st.op.Meter}); f.store.pool == nil || f.store.granted.has(name) {
+			names[name] = true
+		}
 		if st.op.Key != "" {
 			accounts, keys = append(accounts, st.op.Account), append(keys, st.op.Key)
 		}
@@ -172,7 +178,9 @@ func (f *applying) read(steps []*step) error {
 	}
 	b := &pgx.Batch{}
 	f.store.lock(b, periods, f.counters)
-	f.wallets.lock(b, names)
+	if len(names) > 0 {
+		f.wallets.lock(b, names)
+	}
 	if len(keys) > 0 {
 		b.Queue(selectHolds, accounts, keys).Query(func(rows pgx.Rows) error {
 			return eachHold(rows, func(h usage.Hold) {
@@ -198,7 +206,43 @@ func (f *applying) read(steps []*step) error {
 		return err
 	}
 	f.counters.mark(f.wallets)
-	return f.store.checkLocked(periods, f.counters)
+	if err := f.store.checkLocked(periods, f.counters); err != nil {
+		return err
+	}
+	if err := f.checkWallets(names); err != nil {
+		return err
+	}
+	return f.checkHolds(steps)
+}
+
+// checkWallets reports whether the wallets were locked of all accounts that
+// have any. Most accounts have none, and the process knows from here on which
+// ones do: the next try locks them, all in their order.
+func (f *applying) checkWallets(names map[usage.AccountMeter]bool) (err error) {
+	for _, c := range f.counters {
+		if name := (usage.AccountMeter{Account: c.Account, Meter: c.Meter}); c.wallet && !names[name] {
+			f.store.granted.add(name)
+			err = errRaced
+		}
+	}
+	return err
+}
+
+// checkHolds reports whether the counters of all open holds are locked, so that
+// nobody else settles them: a step of a new period may come with the key of an
+// old one's reservation. The next try locks these counters too.
+func (f *applying) checkHolds(steps []*step) (err error) {
+	for _, st := range steps {
+		h := f.holds[holdKey{st.op.Account, st.op.Key}]
+		if h == nil || h.State != usage.Held || h.Meter != st.op.Meter {
+			continue
+		}
+		if k := keyOfCounter(h.Account, h.Meter, h.Period); f.counters[k] == nil {
+			f.others[k] = h.Period
+			err = errRaced
+		}
+	}
+	return err
 }
 
 // step decides one step; its own error is the caller's, the returned one ends

@@ -55,14 +55,14 @@ with x as (
 	insert into usage_counters as c (account, meter, period_from, period_to, used, lim)
 	select * from x
 	on conflict (account, meter, period_from) do update set used = c.used + excluded.used, lim = excluded.lim
-	returning account, meter, period_from, period_to, used, lim
+	returning account, meter, period_from, period_to, used, lim, granted
 )
 select u.account, u.meter, u.period_from, u.period_to, u.used, u.lim, p.percent
 from u
 join x using (account, meter, period_from)
 left join usage_wallets w using (account, meter)
-left join unnest($7::int[]) as p (percent) on w is null
-where w is not null or p.percent is not null and u.lim > 0
+left join unnest($7::int[]) as p (percent) on w is null and not u.granted
+where w is not null or u.granted or p.percent is not null and u.lim > 0
 	and u.used - x.units < u.lim / 100 * p.percent + (u.lim % 100 * p.percent + 99) / 100
 	and u.used >= u.lim / 100 * p.percent + (u.lim % 100 * p.percent + 99) / 100
 order by u.account, u.meter, u.period_from, p.percent desc`

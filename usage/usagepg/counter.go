@@ -33,6 +33,7 @@ type lockedCounter struct {
 	before  usage.Counter
 	granted bool // as stored: there may be grants of the account and meter
 	marked  bool // to be stored so
+	wallet  bool // the account has or had grants of the meter
 	expired bool // expired holds have been given back in this transaction
 }
 
@@ -44,8 +45,14 @@ from unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[]) as x (
 on conflict do nothing`
 
 // The sort is below the locking, so that all transactions lock in this order.
+//
+// Grants that were committed before the statement began are seen by their
+// wallet. Of those that come while it waits for a counter only the counter's
+// own mark tells, and it does where whoever held the lock has seen them: steps
+// that see none of them come before the grant, whatever their clocks say.
 const lockCounters = `
-select c.account, c.meter, c.period_from, c.period_to, c.used, c.held, c.bare, c.lim, c.drawn, c.drawn_held, c.granted
+select c.account, c.meter, c.period_from, c.period_to, c.used, c.held, c.bare, c.lim, c.drawn, c.drawn_held, c.granted,
+	c.granted or exists (select from usage_wallets w where w.account = c.account and w.meter = c.meter)
 from usage_counters c
 join unnest($1::text[], $2::text[], $3::timestamptz[]) as k (account, meter, period_from)
 	using (account, meter, period_from)
@@ -82,9 +89,10 @@ func (s *Store) lock(b *pgx.Batch, periods map[counterKey]usage.Period, l locked
 // read queues the statement that locks and reads counters, in order of key.
 func (l locked) read(b *pgx.Batch, accounts, meters []string, from []time.Time) {
 	b.Queue(lockCounters, accounts, meters, from).Query(func(rows pgx.Rows) error {
+		var wallet bool
 		return eachCounter(rows, func(c usage.Counter, granted bool) {
-			l[keyOfCounter(c.Account, c.Meter, c.Period)] = &lockedCounter{Counter: c, before: c, granted: granted, marked: granted}
-		})
+			l[keyOfCounter(c.Account, c.Meter, c.Period)] = &lockedCounter{Counter: c, before: c, granted: granted, marked: granted, wallet: wallet}
+		}, &wallet)
 	})
 }
 
@@ -119,11 +127,12 @@ func (s *Store) rememberCounters(l locked) {
 	}
 }
 
-func eachCounter(rows pgx.Rows, f func(c usage.Counter, granted bool)) error {
+func eachCounter(rows pgx.Rows, f func(c usage.Counter, granted bool), more ...any) error {
 	for rows.Next() {
 		var c usage.Counter
 		var granted bool
-		if err := rows.Scan(&c.Account, &c.Meter, &c.Period.From, &c.Period.To, &c.Used, &c.Held, &c.Bare, &c.Limit, &c.Drawn, &c.DrawnHeld, &granted); err != nil {
+		into := append([]any{&c.Account, &c.Meter, &c.Period.From, &c.Period.To, &c.Used, &c.Held, &c.Bare, &c.Limit, &c.Drawn, &c.DrawnHeld, &granted}, more...)
+		if err := rows.Scan(into...); err != nil {
 			return err
 		}
 		c.Period.From, c.Period.To = c.Period.From.UTC(), c.Period.To.UTC()

@@ -18,8 +18,7 @@ import (
 const consumeAll = `
 update usage_counters c set used = c.used + $4, bare = c.bare + $4, lim = $5
 where c.account = $1 and c.meter = $2 and c.period_from = $3
-	and ($6::bigint < 0 or c.used + c.held + $4 <= $6)
-	and not c.granted`
+	and ($6::bigint < 0 or c.used + c.held + $4 <= $6)` + noGrants
 
 // Two thresholds are the rule, and a subquery a tenth of the time.
 const (
@@ -31,22 +30,13 @@ returning c.used, c.held`
 returning c.used, c.held`
 )
 
-// fast decides steps that are nothing but units of one counter, which most
-// are. It is false when they have to go the whole way.
+// fast decides steps that are nothing but units and keys of one counter, which
+// most are. It is false when they have to go the whole way.
 func (s *Store) fast(ctx context.Context, steps []*step) (bool, error) {
 	first := steps[0].op
-	key := keyOfCounter(first.Account, first.Meter, first.Period)
-	var total int64
-	for _, st := range steps {
-		op := st.op
-		plain := !carries(st) && op.Kind == usage.Consume && op.Key == "" && op.Entry == nil && op.N > 0 && op.N <= usage.MaxValue
-		if !plain || op.Limit != first.Limit || op.Cap != first.Cap || keyOfCounter(op.Account, op.Meter, op.Period) != key {
-			return false, nil
-		}
-		total += op.N // no overflow: at most 512 times 2^53
-	}
-	if !s.counters.has(key) {
-		return false, nil // likely new: the whole way makes it
+	sum, ok := tallyOf(steps)
+	if !ok || !s.counters.has(keyOfCounter(first.Account, first.Meter, first.Period)) {
+		return false, nil // or likely new: the whole way makes it
 	}
 	thresholds := make([]int64, 0, 2)
 	if first.Limit > 0 {
@@ -54,6 +44,10 @@ func (s *Store) fast(ctx context.Context, steps []*step) (bool, error) {
 			thresholds = append(thresholds, usage.Threshold(first.Limit, percent))
 		}
 	}
+	if len(sum.keys) > 0 {
+		return s.hold(ctx, steps, sum, thresholds)
+	}
+	total := sum.used
 	sql, args := consumeBelowMany, []any{first.Account, first.Meter, first.Period.From, total, first.Limit, first.Cap, thresholds}
 	if len(thresholds) <= 2 {
 		// What hardly anything crosses stands for one that isn't there.

@@ -71,6 +71,8 @@ type Store struct {
 	// months and counters are known to exist.
 	months   known[string]
 	counters known[counterKey]
+	// granted are the accounts and meters that have or had grants.
+	granted known[usage.AccountMeter]
 	// duplicates is for how many batches more the keys that were taken are
 	// asked for; see append.
 	duplicates atomic.Int32
@@ -190,6 +192,13 @@ func (s *Store) once(ctx context.Context, f func(w *work) error) (err error) {
 	return err
 }
 
+// A plan for the very arrays of a call is a little better and takes longer than
+// the statement. Without joins by hash or merge, and without rows put aside,
+// there is no other way left than to look each key up.
+const planOnce = `
+select set_config('plan_cache_mode', 'force_generic_plan', true),
+	set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true), set_config('enable_material', 'off', true)`
+
 // work is a transaction under way.
 type work struct {
 	ctx context.Context
@@ -198,6 +207,7 @@ type work struct {
 	}
 	tx        pgx.Tx
 	begin     bool // still to be sent
+	keyed     bool // nothing but short statements that are planned once
 	committed bool
 }
 
@@ -210,6 +220,9 @@ func (w *work) send(b *pgx.Batch) error {
 		// All these statements go by keys. A plan that was made while a table
 		// was small would go on reading it from end to end.
 		with.Queue("set local enable_seqscan = off")
+		if w.keyed {
+			with.Queue(planOnce)
+		}
 		with.QueuedQueries = append(with.QueuedQueries, b.QueuedQueries...)
 		b, w.begin = with, false
 	}

@@ -72,7 +72,7 @@ func BenchmarkQuotaHotAccount(b *testing.B) {
 			contender{name: "Consume", do: consume()},
 			contender{name: "Consume with thresholds 80 and 100", do: consume(80, 100)},
 		)
-		contest(b, "reserve and commit, durable holds", workers, 1, 3*time.Second,
+		contest(b, "reserve and commit, durable holds", workers, 9, 500*time.Millisecond,
 			contender{name: "UPDATE … WHERE used + n <= lim", do: plain(pool)},
 			contender{name: "Reserve + Commit pairs", do: pairs},
 		)
@@ -126,7 +126,9 @@ return {1, redis.call('INCRBY', KEYS[1], ARGV[1])}`)
 	}
 	store := usageredis.New(client)
 	for _, workers := range []int{64, 1} {
-		contest(b, "quota in Redis", workers, 15, 300*time.Millisecond,
+		// Many short turns: how long an idle processor takes to wake up changes
+		// from second to second, and is most of a lone caller's time.
+		contest(b, "quota in Redis", workers, 75, 60*time.Millisecond,
 			contender{name: "bare EVALSHA", do: func(ctx context.Context, _, _ int) error {
 				return bare.EvalSha(ctx, client, []string{"bare"}, 1, plenty).Err()
 			}},
