@@ -92,7 +92,7 @@ func TestKeysThatComeBackHaveTheirPlace(t *testing.T) {
 	}
 	tables := func() (all [shards]*table) {
 		for i := range all {
-			all[i] = store.lookup("default").shards[i].table.Load()
+			all[i] = store.lookup("default").tables[i].Load()
 		}
 		return all
 	}

@@ -34,22 +34,25 @@ func newTable(words int, n uint64) *table {
 
 func (t *table) words() int { return int(t.stride) - 1 }
 
-// find returns the entry's words, or nil and where it would go.
-func (t *table) find(hash uint64) (words []uint64, free uint64) {
+// find returns where the entry of a hash is, or else where it would go.
+func (t *table) find(hash uint64) (at uint64, ok bool) {
 	// The high half picks the slot; the low byte has picked the shard.
-	i := (hash >> 32) * t.n >> 32 * t.stride
+	at = (hash >> 32) * t.n >> 32 * t.stride
 	for {
-		switch h := atomic.LoadUint64(&t.data[i]); h {
+		switch h := atomic.LoadUint64(&t.data[at]); h {
 		case hash:
-			return t.data[i+1 : i+t.stride : i+t.stride], 0
+			return at, true
 		case 0:
-			return nil, i
+			return at, false
 		}
-		if i += t.stride; i == uint64(len(t.data)) {
-			i = 0
+		if at += t.stride; at == uint64(len(t.data)) {
+			at = 0
 		}
 	}
 }
+
+// entry returns the words of the entry at a place.
+func (t *table) entry(at uint64) []uint64 { return t.data[at+1 : at+t.stride : at+t.stride] }
 
 // lock takes an entry and returns its first word; ok is false when the entry
 // has moved.
@@ -68,30 +71,29 @@ func lock(words []uint64) (first uint64, ok bool) {
 	}
 }
 
-func unlock(words []uint64, first uint64) { atomic.StoreUint64(&words[0], first) }
+func unlock(word *uint64, first uint64) { atomic.StoreUint64(word, first) }
 
 // comeBack is within what time a key that was here is expected again although
 // its state is the same as none, in microseconds.
 const comeBack = 1_000_000
 
-// shard is a part of a scope.
+// shard is what inserting into a part of a scope takes.
 type shard struct {
-	table atomic.Pointer[table]
-	mu    sync.Mutex // held to insert and to rebuild
-	used  uint64     // slots taken, the dead ones too
-	full  int64      // until when not to look for dead entries again, microseconds
-	last  int64      // when it was rebuilt, microseconds
-	_     [16]byte   // a cache line each
+	mu   sync.Mutex // held to insert and to rebuild
+	used uint64     // slots taken, the dead ones too
+	full int64      // until when not to look for dead entries again, microseconds
+	last int64      // when it was rebuilt, microseconds
 }
 
-// insert makes an empty entry for a hash. When the shard holds its share of
+// insert makes an empty entry for a hash. When its shard holds its share of
 // live keys, it makes none and returns false.
-func (s *shard) insert(sc *scope, hash uint64, now int64, always bool) bool {
+func (sc *scope) insert(hash uint64, now int64, always bool) bool {
+	s := &sc.shards[hash%shards]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t := s.table.Load()
-	words, free := t.find(hash)
-	if words != nil {
+	t := sc.tables[hash%shards].Load()
+	free, ok := t.find(hash)
+	if ok {
 		return true
 	}
 	over := s.used >= sc.maxShard
@@ -99,34 +101,35 @@ func (s *shard) insert(sc *scope, hash uint64, now int64, always bool) bool {
 		return false
 	}
 	if over || (s.used+1)*4 > t.n*3 {
-		t = s.rebuild(sc, now, t.words())
+		t = sc.rebuild(hash%shards, now, t.words())
 		if s.used >= sc.maxShard && !always {
 			// Looking costs time that an attack with new keys must not get.
 			s.full = now + 100_000
 			return false
 		}
-		_, free = t.find(hash)
+		free, _ = t.find(hash)
 	}
 	s.used++
 	atomic.StoreUint64(&t.data[free], hash)
 	return true
 }
 
-// widen gives the shard's entries at least this many words.
-func (s *shard) widen(sc *scope, words int, now int64) {
+// widen gives the entries of a hash's shard at least this many words.
+func (sc *scope) widen(hash uint64, words int, now int64) {
+	s := &sc.shards[hash%shards]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.table.Load().words() < words {
-		s.rebuild(sc, now, words)
+	if sc.tables[hash%shards].Load().words() < words {
+		sc.rebuild(hash%shards, now, words)
 	}
 }
 
-// rebuild moves the live entries to a new table, of twice their number. Each
-// entry is taken away under its lock and marked, so a decision that is under way
-// is either moved with it or starts again in the new table: none is lost. The
-// caller holds the mutex.
-func (s *shard) rebuild(sc *scope, now int64, words int) *table {
-	old := s.table.Load()
+// rebuild moves the live entries of a shard to a new table, of twice their
+// number. Each entry is taken away under its lock and marked, so a decision
+// that is under way is either moved with it or starts again in the new table:
+// none is lost. The caller holds the mutex.
+func (sc *scope) rebuild(shard uint64, now int64, words int) *table {
+	s, old := &sc.shards[shard], sc.tables[shard].Load()
 	states := *sc.states.Load()
 	live := make([]uint64, 0, (s.used+1)*old.stride)
 	for i := uint64(0); i < uint64(len(old.data)); i += old.stride {
@@ -134,7 +137,7 @@ func (s *shard) rebuild(sc *scope, now int64, words int) *table {
 		if hash == 0 {
 			continue
 		}
-		entry := old.data[i+1 : i+old.stride]
+		entry := old.entry(i)
 		first, _ := lock(entry) // can't have moved: only the mutex's holder moves
 		if !dead(states, entry, first, now) {
 			live = append(live, hash, first)
@@ -151,16 +154,17 @@ func (s *shard) rebuild(sc *scope, now int64, words int) *table {
 	s.used, s.last = uint64(len(live))/old.stride, now
 	t := newTable(words, max(2*(room+1), 4))
 	for i := uint64(0); i < uint64(len(live)); i += old.stride {
-		_, free := t.find(live[i])
+		free, _ := t.find(live[i])
 		copy(t.data[free:], live[i:i+old.stride])
 	}
-	s.table.Store(t)
+	sc.tables[shard].Store(t)
 	return t
 }
 
-// next waits until the shard has another table than t.
-func (s *shard) next(t *table) {
-	for s.table.Load() == t {
+// next waits until the shard of a hash has another table than t.
+func (sc *scope) next(hash uint64, t *table) {
+	s := &sc.shards[hash%shards]
+	for sc.tables[hash%shards].Load() == t {
 		s.mu.Lock()   // held by the one who rebuilds
 		s.mu.Unlock() //nolint:staticcheck // waiting is the purpose
 	}
