@@ -78,20 +78,21 @@ type binding struct {
 	next    *binding
 }
 
-func (l *Limiter) bind(p *Plan) (Decider, error) {
+func (l *Limiter) bind(p *Plan) (*binding, error) {
 	for {
 		head := p.bound.Load()
 		for b := head; b != nil; b = b.next {
 			if b.limiter == l {
-				return b.decider, nil
+				return b, nil
 			}
 		}
 		decider, err := l.store.Prepare(l.name, p)
 		if err != nil {
 			return nil, fmt.Errorf("ratelimit: prepare plan %q: %w", p.name, err)
 		}
-		if p.bound.CompareAndSwap(head, &binding{limiter: l, decider: decider, next: head}) {
-			return decider, nil
+		b := &binding{limiter: l, decider: decider, next: head}
+		if p.bound.CompareAndSwap(head, b) {
+			return b, nil
 		}
 	}
 }
@@ -143,42 +144,49 @@ func (l *Limiter) Do(ctx context.Context, c Call) (d Decision, err error) {
 
 // do decides about what d asks by its plan and cost, and fills in the rest of
 // it. A decision in memory takes little longer than this function's stores, so
-// what is rare is apart from it.
+// what is rare stands apart.
 func (l *Limiter) do(ctx context.Context, op Op, key string, anchor *time.Time, d *Decision) (err error) {
 	plan := d.plan
 	if key == "" || d.cost < 1 || plan == nil {
 		return invalid(key, d)
 	}
-	if l.override != nil {
-		if o := l.override(key, plan); o != nil {
-			plan, d.plan = o, o
+	b := plan.bound.Load()
+	d.spans = plan.spans.Load()
+	if b == nil || b.limiter != l || l.override != nil || plan.anchors != 0 || d.spans == nil && plan.periods != 0 {
+		if b, err = l.ready(key, anchor, d); b == nil {
+			return err
 		}
 	}
-	if len(plan.rules) == 0 {
-		d.Allowed, d.Source = true, FromPlan
-		return nil
-	}
-	var decider Decider
-	if b := plan.bound.Load(); b != nil && b.limiter == l {
-		decider = b.decider
-	} else if decider, err = l.bind(plan); err != nil {
-		*d = Decision{}
-		return err
-	}
-	if plan.periods != 0 {
-		if plan.anchors == 0 {
-			d.spans = plan.spans.Load()
-		}
-		if d.spans == nil {
-			d.spans = l.spans(plan, anchor)
-		}
-	}
-	d.out, d.used, err = decider.Decide(ctx, Request{Key: key, Cost: d.cost, Op: op, Spans: d.spans})
+	d.out, d.used, err = b.decider.Decide(ctx, Request{Key: key, Cost: d.cost, Op: op, Spans: d.spans})
 	if err == nil && d.out.bits == 0 && l.events == nil {
 		d.Allowed = true
 		return nil
 	}
-	return l.conclude(ctx, decider, op, key, anchor, d, err)
+	return l.conclude(ctx, b.decider, op, key, anchor, d, err)
+}
+
+// ready finds the plan that counts, what is prepared for it and its spans; nil
+// when the store needn't be asked.
+func (l *Limiter) ready(key string, anchor *time.Time, d *Decision) (*binding, error) {
+	if l.override != nil {
+		if o := l.override(key, d.plan); o != nil {
+			d.plan = o
+		}
+	}
+	if d.plan.Unlimited() {
+		d.spans, d.Allowed, d.Source = nil, true, FromPlan
+		return nil, nil
+	}
+	b, err := l.bind(d.plan)
+	if err != nil {
+		*d = Decision{}
+		return nil, err
+	}
+	d.spans = nil
+	if d.plan.periods != 0 {
+		d.spans = l.spans(d.plan, anchor)
+	}
+	return b, nil
 }
 
 // conclude is what do has to do unless a plain yes was the answer.
@@ -193,7 +201,7 @@ func (l *Limiter) conclude(ctx context.Context, decider Decider, op Op, key stri
 	if d.Allowed = d.out.bits == 0; !d.Allowed {
 		if d.Source = d.out.source(); d.Source != FromStore {
 			if alone, ok := decider.(*guarded); ok {
-				d.plan, d.asked = alone.plan, d.plan
+				d.plan = alone.plan
 			}
 		}
 		d.conclude()
@@ -269,14 +277,14 @@ func (l *Limiter) adjust(ctx context.Context, key string, d *Decision, cost int6
 		return fmt.Errorf("%w: empty key", ErrInvalid)
 	}
 	plan := d.plan
-	if d.asked != nil {
-		plan = d.asked
+	if plan.shareOf != nil {
+		plan = plan.shareOf
 	}
-	decider, err := l.bind(plan)
+	b, err := l.bind(plan)
 	if err != nil {
 		return err
 	}
-	_, _, err = decider.Decide(ctx, Request{Key: key, Cost: cost, Op: Adjust, Local: d.Source != FromStore, Spans: d.spans})
+	_, _, err = b.decider.Decide(ctx, Request{Key: key, Cost: cost, Op: Adjust, Local: d.Source != FromStore, Spans: d.spans})
 	return err
 }
 

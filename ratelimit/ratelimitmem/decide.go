@@ -86,7 +86,7 @@ func (d *decider) decide(req *ratelimit.Request, h uint64, now int64) (out ratel
 	}
 	for {
 		t := d.scope.tables[h%shards].Load()
-		at, ok := t.find(h)
+		slot, ok := t.find(h)
 		if !ok || t.words() < d.words {
 			if h = d.miss(t, h, req, now, !ok); h == 0 {
 				// Nothing is known and nothing will be: answer from a blank.
@@ -96,7 +96,7 @@ func (d *decider) decide(req *ratelimit.Request, h uint64, now int64) (out ratel
 			}
 			continue
 		}
-		words := t.entry(at)
+		words := t.entry(slot)
 		first, ok := lock(words)
 		if !ok {
 			d.scope.next(h, t)
@@ -118,11 +118,11 @@ func (d *pair) take(h uint64, cost int64, spans *ratelimit.Spans, now int64) (de
 		return 0, 0, false
 	}
 	t := d.scope.tables[h%shards].Load()
-	at, ok := t.find(h)
-	if !ok || t.stride < 3 {
+	slot, ok := t.find(h)
+	if !ok || t.words() < 2 {
 		return 0, 0, false
 	}
-	w := (*[2]uint64)(t.data[at+1:])
+	w := slot.pair()
 	add, to := cost*rate.interval, packEnd(span.To)
 	first := atomic.LoadUint64(&w[0])
 	if first&locked != 0 || !atomic.CompareAndSwapUint64(&w[0], first, first|locked) {
@@ -171,12 +171,11 @@ func (d *decider) miss(t *table, h uint64, req *ratelimit.Request, now int64, ab
 // entry isn't there, somebody else was at it, or the clock has stepped back.
 func (d *bucket) swap(h uint64, cost int64, op ratelimit.Op, now int64) (debt, wait int64, ok bool) {
 	t := d.scope.tables[h%shards].Load()
-	at, ok := t.find(h)
+	slot, ok := t.find(h)
 	if !ok {
 		return 0, 0, false
 	}
-	r := &d.rules[0]
-	first := &t.data[at+1]
+	r, first := &d.rules[0], &slot[1]
 	w := atomic.LoadUint64(first)
 	debt = max(int64(w>>1)-now, 0)
 	if w&locked != 0 || debt > 2*r.burst {

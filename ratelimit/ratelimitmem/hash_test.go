@@ -87,6 +87,9 @@ func TestKeysThatComeBackHaveTheirPlace(t *testing.T) {
 			require.NoError(t, err)
 		}
 	}
+	round()
+	entries, _ := store.Len("default")
+	require.Equal(t, 20_000, entries, "one visit makes a key known")
 	for range 20 {
 		round()
 	}

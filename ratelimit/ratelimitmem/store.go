@@ -71,7 +71,7 @@ type scope struct {
 	states   atomic.Pointer[[]state]
 	words    int // of all states; under Store.mu
 	maxShard uint64
-	tables   [shards]atomic.Pointer[table] // all that a look-up reads, in 2 KB
+	tables   [shards]atomic.Pointer[table]
 	shards   [shards]shard
 }
 
@@ -135,11 +135,11 @@ func (s *Store) Prepare(scopeName string, plan *ratelimit.Plan) (ratelimit.Decid
 func (sc *scope) locked(h uint64) (e entry, ok bool) {
 	for {
 		t := sc.tables[h%shards].Load()
-		at, ok := t.find(h)
+		slot, ok := t.find(h)
 		if !ok {
 			return entry{}, false
 		}
-		words := t.entry(at)
+		words := t.entry(slot)
 		if first, ok := lock(words); ok {
 			return entry{words: words, first: first}, true
 		}
@@ -205,7 +205,7 @@ func (s *Store) Len(scopeName string) (entries int, bytes int64) {
 		sh := &sc.shards[i]
 		sh.mu.Lock()
 		entries += int(sh.used)
-		bytes += int64(len(sc.tables[i].Load().data)) * 8
+		bytes += sc.tables[i].Load().bytes()
 		sh.mu.Unlock()
 	}
 	return entries, bytes
