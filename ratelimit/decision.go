@@ -18,7 +18,6 @@ type Decision struct {
 	RetryAfter time.Duration
 
 	plan  *Plan // that was applied
-	asked *Plan // nil if it is the same
 	cost  int64
 	spans *Spans
 	out   Outcome

@@ -250,8 +250,11 @@ func (p *Plan) share(n int64) (local *Plan, closed uint8, err error) {
 			}
 		}
 	}
-	local, err = newPlan(p.name, windows, false)
-	return local, closed, err
+	if local, err = newPlan(p.name, windows, false); err != nil {
+		return nil, 0, err
+	}
+	local.shareOf = p
+	return local, closed, nil
 }
 
 // Decide implements Decider.

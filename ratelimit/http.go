@@ -97,19 +97,19 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		})
 		return
 	}
-	call := Call{Key: key, Cost: 1}
+	d := Decision{cost: 1}
 	if cfg.Cost != nil {
-		if call.Cost = cfg.Cost(r); call.Cost == 0 {
+		if d.cost = cfg.Cost(r); d.cost == 0 {
 			h.next.ServeHTTP(w, r)
 			return
 		}
 	}
+	var anchor time.Time
 	if cfg.Anchor != nil {
-		call.Anchor = cfg.Anchor(r, key)
+		anchor = cfg.Anchor(r, key)
 	}
-	var d Decision
-	if call.Plan, err = cfg.Plan(r, key); err == nil {
-		err = h.limiter.do(r.Context(), Take, &call, &d)
+	if d.plan, err = cfg.Plan(r, key); err == nil {
+		err = h.limiter.do(r.Context(), Take, key, &anchor, &d)
 	}
 	if err != nil {
 		h.undecided(w, r, err)

@@ -78,20 +78,21 @@ type binding struct {
 	next    *binding
 }
 
-func (l *Limiter) bind(p *Plan) (Decider, error) {
+func (l *Limiter) bind(p *Plan) (*binding, error) {
 	for {
 		head := p.bound.Load()
 		for b := head; b != nil; b = b.next {
 			if b.limiter == l {
-				return b.decider, nil
+				return b, nil
 			}
 		}
 		decider, err := l.store.Prepare(l.name, p)
 		if err != nil {
 			return nil, fmt.Errorf("ratelimit: prepare plan %q: %w", p.name, err)
 		}
-		if p.bound.CompareAndSwap(head, &binding{limiter: l, decider: decider, next: head}) {
-			return decider, nil
+		b := &binding{limiter: l, decider: decider, next: head}
+		if p.bound.CompareAndSwap(head, b) {
+			return b, nil
 		}
 	}
 }
@@ -100,13 +101,15 @@ func (l *Limiter) bind(p *Plan) (Decider, error) {
 // them, and to no window otherwise. Cost is at least 1. An unlimited plan
 // doesn't ask the store.
 func (l *Limiter) Allow(ctx context.Context, key string, plan *Plan, cost int64) (d Decision, err error) {
-	err = l.do(ctx, Take, &Call{Key: key, Plan: plan, Cost: cost}, &d)
+	d.plan, d.cost = plan, cost
+	err = l.do(ctx, Take, key, nil, &d)
 	return d, err
 }
 
 // Peek answers as Allow would, and charges nothing.
 func (l *Limiter) Peek(ctx context.Context, key string, plan *Plan, cost int64) (d Decision, err error) {
-	err = l.do(ctx, Peek, &Call{Key: key, Plan: plan, Cost: cost}, &d)
+	d.plan, d.cost = plan, cost
+	err = l.do(ctx, Peek, key, nil, &d)
 	return d, err
 }
 
@@ -127,110 +130,136 @@ type Call struct {
 
 // Do decides about a call; Allow and Peek are the short forms.
 func (l *Limiter) Do(ctx context.Context, c Call) (d Decision, err error) {
+	d.plan, d.cost = c.Plan, c.Cost
 	if c.Cost == 0 {
-		c.Cost = 1
+		d.cost = 1
 	}
 	op := Take
 	if c.Peek {
 		op = Peek
 	}
-	err = l.do(ctx, op, &c, &d)
+	err = l.do(ctx, op, c.Key, &c.Anchor, &d)
 	return d, err
 }
 
-// do fills in d, which is zero, and leaves it so on an error.
-func (l *Limiter) do(ctx context.Context, op Op, c *Call, d *Decision) (err error) {
-	plan := c.Plan
-	if c.Key == "" || c.Cost < 1 || plan == nil {
-		return invalid(c)
+// do decides about what d asks by its plan and cost, and fills in the rest of
+// it. A decision in memory takes little longer than this function's stores, so
+// what is rare stands apart.
+func (l *Limiter) do(ctx context.Context, op Op, key string, anchor *time.Time, d *Decision) (err error) {
+	plan := d.plan
+	if key == "" || d.cost < 1 || plan == nil {
+		return invalid(key, d)
 	}
-	if l.override != nil {
-		if o := l.override(c.Key, plan); o != nil {
-			plan = o
+	b := plan.bound.Load()
+	d.spans = plan.spans.Load()
+	if b == nil || b.limiter != l || l.override != nil || plan.anchors != 0 || d.spans == nil && plan.periods != 0 {
+		if b, err = l.ready(key, anchor, d); b == nil {
+			return err
 		}
 	}
-	if len(plan.rules) == 0 {
-		d.plan, d.cost = plan, c.Cost
-		d.Allowed, d.Source = true, FromPlan
+	d.out, d.used, err = b.decider.Decide(ctx, Request{Key: key, Cost: d.cost, Op: op, Spans: d.spans})
+	if err == nil && d.out.bits == 0 && l.events == nil {
+		d.Allowed = true
 		return nil
 	}
-	var decider Decider
-	if b := plan.bound.Load(); b != nil && b.limiter == l {
-		decider = b.decider
-	} else if decider, err = l.bind(plan); err != nil {
-		return err
-	}
-	var spans *Spans
-	if plan.periods != 0 {
-		if plan.anchors == 0 {
-			spans = plan.spans.Load()
-		}
-		if spans == nil {
-			spans = l.spans(plan, c.Anchor)
+	return l.conclude(ctx, b.decider, op, key, anchor, d, err)
+}
+
+// ready finds the plan that counts, what is prepared for it and its spans; nil
+// when the store needn't be asked.
+func (l *Limiter) ready(key string, anchor *time.Time, d *Decision) (*binding, error) {
+	if l.override != nil {
+		if o := l.override(key, d.plan); o != nil {
+			d.plan = o
 		}
 	}
-	d.out, d.used, err = decider.Decide(ctx, Request{Key: c.Key, Cost: c.Cost, Op: op, Spans: spans})
+	if d.plan.Unlimited() {
+		d.spans, d.Allowed, d.Source = nil, true, FromPlan
+		return nil, nil
+	}
+	b, err := l.bind(d.plan)
+	if err != nil {
+		*d = Decision{}
+		return nil, err
+	}
+	d.spans = nil
+	if d.plan.periods != 0 {
+		d.spans = l.spans(d.plan, anchor)
+	}
+	return b, nil
+}
+
+// conclude is what do has to do unless a plain yes was the answer.
+func (l *Limiter) conclude(ctx context.Context, decider Decider, op Op, key string, anchor *time.Time, d *Decision, err error) error {
 	if err == nil && d.out.Stale() {
-		spans, err = l.freshen(ctx, decider, op, c, plan, d)
+		err = l.freshen(ctx, decider, op, key, anchor, d)
 	}
 	if err != nil {
 		*d = Decision{}
 		return err
 	}
-	d.plan, d.cost, d.spans = plan, c.Cost, spans
 	if d.Allowed = d.out.bits == 0; !d.Allowed {
 		if d.Source = d.out.source(); d.Source != FromStore {
 			if alone, ok := decider.(*guarded); ok {
-				d.plan, d.asked = alone.plan, plan
+				d.plan = alone.plan
 			}
 		}
 		d.conclude()
 	}
 	if l.events != nil && op == Take {
-		l.events.hear(ctx, l.name, c.Key, d)
+		l.events.hear(ctx, l.name, key, d)
 	}
 	return nil
 }
 
-func invalid(c *Call) error {
+func invalid(key string, d *Decision) error {
+	plan, cost := d.plan, d.cost
+	*d = Decision{}
 	switch {
-	case c.Key == "":
+	case key == "":
 		return fmt.Errorf("%w: empty key", ErrInvalid)
-	case c.Plan == nil:
+	case plan == nil:
 		return fmt.Errorf("%w: no plan", ErrInvalid)
 	}
-	return fmt.Errorf("%w: cost %d is below 1; Peek charges nothing, Refund gives back", ErrInvalid, c.Cost)
+	return fmt.Errorf("%w: cost %d is below 1; Peek charges nothing, Refund gives back", ErrInvalid, cost)
 }
 
 // spans proposes the spans of a call. Calendar spans are the same for every
 // key and kept with the plan until the store says that they are over.
-func (l *Limiter) spans(p *Plan, anchor time.Time) *Spans {
-	if p.anchors != 0 && !anchor.IsZero() {
-		return p.spansAt(l.now().UnixMicro(), anchor)
+func (l *Limiter) spans(p *Plan, anchor *time.Time) *Spans {
+	if p.anchored(anchor) {
+		return p.spansAt(l.now().UnixMicro(), *anchor)
 	}
 	if s := p.spans.Load(); s != nil {
 		return s
 	}
-	s := p.spansAt(l.now().UnixMicro(), anchor)
+	s := p.spansAt(l.now().UnixMicro(), time.Time{})
 	p.spans.CompareAndSwap(nil, s)
 	return s
+}
+
+// anchored reports whether the spans are those of an anchor alone.
+func (p *Plan) anchored(anchor *time.Time) bool {
+	return p.anchors != 0 && anchor != nil && !anchor.IsZero()
 }
 
 // freshen asks again with the spans of the store's own clock. A second refusal
 // means that a border passed in between; the third would take a border in two
 // successive round trips, which a day's length excludes.
-func (l *Limiter) freshen(ctx context.Context, decider Decider, op Op, c *Call, plan *Plan, d *Decision) (spans *Spans, err error) {
+func (l *Limiter) freshen(ctx context.Context, decider Decider, op Op, key string, anchor *time.Time, d *Decision) (err error) {
 	for range 3 {
-		spans = plan.spansAt(d.out.Now, c.Anchor)
-		if plan.anchors == 0 || c.Anchor.IsZero() {
-			plan.spans.Store(spans)
+		if d.plan.anchored(anchor) {
+			d.spans = d.plan.spansAt(d.out.Now, *anchor)
+		} else {
+			d.spans = d.plan.spansAt(d.out.Now, time.Time{})
+			d.plan.spans.Store(d.spans)
 		}
-		d.out, d.used, err = decider.Decide(ctx, Request{Key: c.Key, Cost: c.Cost, Op: op, Spans: spans})
+		d.out, d.used, err = decider.Decide(ctx, Request{Key: key, Cost: d.cost, Op: op, Spans: d.spans})
 		if err != nil || !d.out.Stale() {
-			return spans, err
+			return err
 		}
 	}
-	return nil, fmt.Errorf("%w: its clock refuses every period", ErrUnavailable)
+	return fmt.Errorf("%w: its clock refuses every period", ErrUnavailable)
 }
 
 // Refund gives back what an allowed decision charged: the handler failed, the
@@ -248,14 +277,14 @@ func (l *Limiter) adjust(ctx context.Context, key string, d *Decision, cost int6
 		return fmt.Errorf("%w: empty key", ErrInvalid)
 	}
 	plan := d.plan
-	if d.asked != nil {
-		plan = d.asked
+	if plan.shareOf != nil {
+		plan = plan.shareOf
 	}
-	decider, err := l.bind(plan)
+	b, err := l.bind(plan)
 	if err != nil {
 		return err
 	}
-	_, _, err = decider.Decide(ctx, Request{Key: key, Cost: cost, Op: Adjust, Local: d.Source != FromStore, Spans: d.spans})
+	_, _, err = b.decider.Decide(ctx, Request{Key: key, Cost: cost, Op: Adjust, Local: d.Source != FromStore, Spans: d.spans})
 	return err
 }
 

@@ -191,6 +191,7 @@ type Plan struct {
 	anchors uint8 // bit i: window i is an anchored Period
 	spans   atomic.Pointer[Spans]
 	bound   atomic.Pointer[binding]
+	shareOf *Plan // nil unless a Guard made it of that plan
 	render  rendered
 }
 

@@ -131,6 +131,9 @@ func (u *Used) Set(i int, n int64) {
 	}
 }
 
+// UsedOf returns what of two windows is used.
+func UsedOf(first, second int64) Used { return Used{a: first, b: second} }
+
 // Of returns what of window i is used.
 func (u *Used) Of(i int) int64 {
 	switch i {

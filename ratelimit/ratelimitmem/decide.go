@@ -7,11 +7,11 @@ import (
 	"github.com/kolekt/commerce/ratelimit"
 )
 
+// decider decides by any plan.
 type decider struct {
 	clock   *clock
 	secret  *secret
 	scope   *scope
-	shape   shape
 	periods bool
 	shadow  uint8
 	n       int
@@ -19,42 +19,59 @@ type decider struct {
 	rules   [ratelimit.MaxWindows]rule
 }
 
-// shape says whether a plan is one of those that nearly everybody has, and
-// which have a short way.
-type shape uint8
-
-const (
-	other  shape = iota
-	bucket       // one bucket that refuses, in an entry's first word
-	pair         // a bucket and a period that refuse, in its first two words
+// The plans that nearly everybody has are decided in a short way, and by a
+// decider in all else.
+type (
+	bucket struct{ decider } // one bucket that refuses, in an entry's first word
+	pair   struct{ decider } // a bucket and a period that refuse, in its first two words
 )
 
-func (d *decider) shapeOf() shape {
+// shortest returns the decider with the shortest way.
+func (d *decider) shortest() ratelimit.Decider {
 	first, second := &d.rules[0], &d.rules[1]
 	switch {
 	case d.shadow != 0 || first.kind != ratelimit.Bucket || first.offset != 0:
-		return other
+		return d
 	case d.n == 1:
-		return bucket
+		return &bucket{*d}
 	case d.n == 2 && second.kind == ratelimit.Period && second.offset == 1:
-		return pair
+		return &pair{*d}
 	}
-	return other
+	return d
 }
 
 // Decide implements ratelimit.Decider. It waits for nothing that the context
 // could end.
 func (d *decider) Decide(_ context.Context, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
-	now := d.clock.now()
+	return d.decide(&req, d.secret.hash(req.Key), d.clock.now())
+}
+
+func (d *bucket) Decide(_ context.Context, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
 	h := d.secret.hash(req.Key)
-	switch {
-	case d.shape == pair && req.Op == ratelimit.Take:
-		if used, ok := d.take(h, req.Cost, req.Spans, now); ok {
-			return ratelimit.Outcome{Now: now}, used, nil
+	now := d.clock.now()
+	if req.Op != ratelimit.Adjust {
+		if debt, wait, ok := d.swap(h, req.Cost, req.Op, now); ok {
+			out := ratelimit.Outcome{Now: now}
+			if wait != 0 {
+				return refused(out, wait), ratelimit.UsedOf(debt, 0), nil
+			}
+			return out, ratelimit.UsedOf(debt, 0), nil
 		}
-	case d.shape == bucket && req.Op != ratelimit.Adjust:
-		if out, used, ok := d.swap(h, req.Cost, req.Op, now); ok {
-			return out, used, nil
+	}
+	return d.decide(&req, h, now)
+}
+
+func refused(out ratelimit.Outcome, wait int64) ratelimit.Outcome {
+	out.SetOver(0, false, wait)
+	return out
+}
+
+func (d *pair) Decide(_ context.Context, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
+	h := d.secret.hash(req.Key)
+	now := d.clock.now()
+	if req.Op == ratelimit.Take {
+		if debt, count, ok := d.take(h, req.Cost, req.Spans, now); ok {
+			return ratelimit.Outcome{Now: now}, ratelimit.UsedOf(debt, count), nil
 		}
 	}
 	return d.decide(&req, h, now)
@@ -67,12 +84,11 @@ func (d *decider) decide(req *ratelimit.Request, h uint64, now int64) (out ratel
 		out.SetStale()
 		return out, used, nil
 	}
-	sh := &d.scope.shards[h%shards]
 	for {
-		t := sh.table.Load()
-		words, _ := t.find(h)
-		if len(words) < d.words {
-			if h = d.miss(sh, t, h, req, now, words == nil); h == 0 {
+		t := d.scope.tables[h%shards].Load()
+		slot, ok := t.find(h)
+		if !ok || t.words() < d.words {
+			if h = d.miss(t, h, req, now, !ok); h == 0 {
 				// Nothing is known and nothing will be: answer from a blank.
 				var blank [maxWords]uint64
 				d.apply(&entry{words: blank[:]}, req, now, &out, &used)
@@ -80,65 +96,59 @@ func (d *decider) decide(req *ratelimit.Request, h uint64, now int64) (out ratel
 			}
 			continue
 		}
+		words := t.entry(slot)
 		first, ok := lock(words)
 		if !ok {
-			sh.next(t)
+			d.scope.next(h, t)
 			continue
 		}
 		e := entry{words: words, first: first}
 		d.apply(&e, req, now, &out, &used)
-		unlock(words, e.first)
+		unlock(&words[0], e.first)
 		return out, used, nil
 	}
 }
 
-// take charges a plan of the shape pair when both windows have room. It reports
-// false, having done nothing, when one has none, or the entry isn't there and
-// free, or something is to be mended.
-func (d *decider) take(h uint64, cost int64, spans *ratelimit.Spans, now int64) (used ratelimit.Used, ok bool) {
-	rate, count := &d.rules[0], &d.rules[1]
-	span := &spans[1]
+// take charges both windows when both have room, and returns what of each is
+// used then. It reports false, having done nothing, when one has none, or the
+// entry isn't there and free, or something is to be mended.
+func (d *pair) take(h uint64, cost int64, spans *ratelimit.Spans, now int64) (debt, count int64, ok bool) {
+	rate, span := &d.rules[0], &spans[1]
 	if now < span.From || now >= span.To || cost > rate.limit {
-		return used, false
+		return 0, 0, false
 	}
-	words, _ := d.scope.shards[h%shards].table.Load().find(h)
-	if len(words) < 2 {
-		return used, false
+	t := d.scope.tables[h%shards].Load()
+	slot, ok := t.find(h)
+	if !ok || t.words() < 2 {
+		return 0, 0, false
 	}
-	w := (*[2]uint64)(words)
+	w := slot.pair()
+	add, to := cost*rate.interval, packEnd(span.To)
 	first := atomic.LoadUint64(&w[0])
 	if first&locked != 0 || !atomic.CompareAndSwapUint64(&w[0], first, first|locked) {
-		return used, false
+		return 0, 0, false
 	}
-	n, end := int64(w[1]&countMask32), w[1]>>32
-	to := packEnd(span.To)
-	debt := max(int64(first>>1)-now, 0)
-	if end != to {
-		if end > to {
-			unlock(words, first)
-			return used, false
-		}
-		if unpackEnd(end) <= now {
-			n = 0
-		}
+	count, end := int64(w[1]&countMask32), w[1]>>32
+	if end != to && unpackEnd(end) <= now {
+		count, end = 0, to
 	}
-	after, sum := debt+cost*rate.interval, n+cost
-	if debt > 2*rate.burst || after > rate.burst || sum > count.limit {
-		unlock(words, first)
-		return used, false
+	debt = max(int64(first>>1)-now, 0)
+	if end > to || debt > 2*rate.burst || debt+add > rate.burst || count+cost > d.rules[1].limit {
+		unlock(&w[0], first)
+		return 0, 0, false
 	}
-	w[1] = to<<32 | uint64(sum)
-	unlock(words, uint64(now+after)<<1)
-	used.Set(0, after)
-	used.Set(1, sum)
-	return used, true
+	debt += add
+	count += cost
+	w[1] = to<<32 | uint64(count)
+	unlock(&w[0], uint64(now+debt)<<1)
+	return debt, count, true
 }
 
 // miss makes room for an entry that was not found or is too narrow, and
 // returns the hash to look for; 0 when it isn't worth an entry.
-func (d *decider) miss(sh *shard, t *table, h uint64, req *ratelimit.Request, now int64, absent bool) uint64 {
+func (d *decider) miss(t *table, h uint64, req *ratelimit.Request, now int64, absent bool) uint64 {
 	if t.words() < d.words {
-		sh.widen(d.scope, d.words, now)
+		d.scope.widen(h, d.words, now)
 		return h
 	}
 	if !absent {
@@ -147,42 +157,41 @@ func (d *decider) miss(sh *shard, t *table, h uint64, req *ratelimit.Request, no
 	if req.Op == ratelimit.Peek || req.Cost < 0 {
 		return 0
 	}
-	if !sh.insert(d.scope, h, now, false) {
+	if !d.scope.insert(h, now, false) {
 		// The common entry of the part; its hash keeps the shard.
 		h = h%shards | 1<<63
-		sh.insert(d.scope, h, now, true)
+		d.scope.insert(h, now, true)
 	}
 	return h
 }
 
-// swap decides about a plan of the shape bucket without taking the lock: the
-// state is one word, so that a compare and swap is the whole step. It reports
-// false, having done nothing, when the entry isn't there, somebody else was at
-// it, or the clock has stepped back.
-func (d *decider) swap(h uint64, cost int64, op ratelimit.Op, now int64) (out ratelimit.Outcome, used ratelimit.Used, ok bool) {
-	words, _ := d.scope.shards[h%shards].table.Load().find(h)
-	if len(words) == 0 {
-		return out, used, false
+// swap decides without taking the lock: the state is one word, so that a
+// compare and swap is the whole step. It returns the debt afterwards and how
+// long to wait, 0 for no time. It reports false, having done nothing, when the
+// entry isn't there, somebody else was at it, or the clock has stepped back.
+func (d *bucket) swap(h uint64, cost int64, op ratelimit.Op, now int64) (debt, wait int64, ok bool) {
+	t := d.scope.tables[h%shards].Load()
+	slot, ok := t.find(h)
+	if !ok {
+		return 0, 0, false
 	}
-	r := &d.rules[0]
-	w := atomic.LoadUint64(&words[0])
-	debt := max(int64(w>>1)-now, 0)
+	r, first := &d.rules[0], &slot[1]
+	w := atomic.LoadUint64(first)
+	debt = max(int64(w>>1)-now, 0)
 	if w&locked != 0 || debt > 2*r.burst {
-		return out, used, false
+		return 0, 0, false
 	}
-	out.Now = now
 	if cost > r.limit {
-		out.SetOver(0, false, ratelimit.WaitForever)
-	} else if after := debt + cost*r.interval; after > r.burst {
-		out.SetOver(0, false, after-r.burst)
-	} else if op == ratelimit.Take {
-		if !atomic.CompareAndSwapUint64(&words[0], w, uint64(now+after)<<1) {
-			return out, used, false
-		}
-		debt = after
+		return debt, ratelimit.WaitForever, true
 	}
-	used.Set(0, debt)
-	return out, used, true
+	after := debt + cost*r.interval
+	if after > r.burst {
+		return debt, after - r.burst, true
+	}
+	if op == ratelimit.Peek {
+		return debt, 0, true
+	}
+	return after, 0, atomic.CompareAndSwapUint64(first, w, uint64(now+after)<<1)
 }
 
 func (d *decider) stale(spans *ratelimit.Spans, now int64) bool {

@@ -7,7 +7,7 @@
 //
 // A bucket that is full again, or a period that is over, is the same as no
 // entry. So there is no sweeper and no pause: when one of 256 parts is full of
-// entries, that part alone is rebuilt without the dead ones.
+// entries, that part alone is rebuilt, without those that died over a second ago.
 //
 // The time is monotonic and right to some microseconds. On amd64 it is mostly
 // read from the processor's counter, which the clock corrects every 5 ms, and

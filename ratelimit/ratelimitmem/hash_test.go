@@ -87,12 +87,15 @@ func TestKeysThatComeBackHaveTheirPlace(t *testing.T) {
 			require.NoError(t, err)
 		}
 	}
+	round()
+	entries, _ := store.Len("default")
+	require.Equal(t, 20_000, entries, "one visit makes a key known")
 	for range 20 {
 		round()
 	}
 	tables := func() (all [shards]*table) {
 		for i := range all {
-			all[i] = store.lookup("default").shards[i].table.Load()
+			all[i] = store.lookup("default").tables[i].Load()
 		}
 		return all
 	}

@@ -71,6 +71,7 @@ type scope struct {
 	states   atomic.Pointer[[]state]
 	words    int // of all states; under Store.mu
 	maxShard uint64
+	tables   [shards]atomic.Pointer[table]
 	shards   [shards]shard
 }
 
@@ -79,8 +80,8 @@ func (s *Store) scope(name string) *scope {
 	if sc == nil {
 		sc = &scope{maxShard: uint64(max(s.cfg.MaxKeys/shards, 1))}
 		sc.states.Store(new([]state))
-		for i := range sc.shards {
-			sc.shards[i].table.Store(newTable(1, 4))
+		for i := range sc.tables {
+			sc.tables[i].Store(newTable(1, 4))
 		}
 		s.scopes[name] = sc
 	}
@@ -127,23 +128,22 @@ func (s *Store) Prepare(scopeName string, plan *ratelimit.Plan) (ratelimit.Decid
 		d.words = max(d.words, states[at].offset+words(r.Algorithm))
 	}
 	d.n = len(plan.Rules())
-	d.shape = d.shapeOf()
-	return d, nil
+	return d.shortest(), nil
 }
 
 // locked finds and locks a key's entry; ok is false when there is none.
 func (sc *scope) locked(h uint64) (e entry, ok bool) {
-	sh := &sc.shards[h%shards]
 	for {
-		t := sh.table.Load()
-		words, _ := t.find(h)
-		if words == nil {
+		t := sc.tables[h%shards].Load()
+		slot, ok := t.find(h)
+		if !ok {
 			return entry{}, false
 		}
+		words := t.entry(slot)
 		if first, ok := lock(words); ok {
 			return entry{words: words, first: first}, true
 		}
-		sh.next(t)
+		sc.next(h, t)
 	}
 }
 
@@ -165,7 +165,7 @@ func (s *Store) Reset(_ context.Context, scopeName, key string) (bool, error) {
 	}
 	was := !dead(*sc.states.Load(), e.words, e.first, s.clock.now())
 	clear(e.words[1:])
-	unlock(e.words, 0)
+	unlock(&e.words[0], 0)
 	return was, nil
 }
 
@@ -190,7 +190,7 @@ func (s *Store) Inspect(_ context.Context, scopeName, key string) ([]ratelimit.H
 			held = append(held, ratelimit.Held{State: st.name, Used: used, Until: time.UnixMicro(until).UTC()})
 		}
 	}
-	unlock(e.words, first)
+	unlock(&e.words[0], first)
 	return held, nil
 }
 
@@ -205,7 +205,7 @@ func (s *Store) Len(scopeName string) (entries int, bytes int64) {
 		sh := &sc.shards[i]
 		sh.mu.Lock()
 		entries += int(sh.used)
-		bytes += int64(len(sh.table.Load().data)) * 8
+		bytes += sc.tables[i].Load().bytes()
 		sh.mu.Unlock()
 	}
 	return entries, bytes

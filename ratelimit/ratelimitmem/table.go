@@ -4,6 +4,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 )
 
 // shards is how many parts a scope has. A part is rebuilt as a whole, so it is
@@ -18,34 +19,52 @@ const (
 	moved  = ^uint64(0)
 )
 
-// table is an open-addressing table of entries of a hash and words. A hash of
-// 0 is a free slot; a slot's hash is written once, under the shard's mutex,
-// after its words. Entries leave only by a rebuild.
+// table is an open-addressing table of slots: a hash, and the words of its
+// entry. A hash of 0 is a free slot; a slot's hash is written once, under the
+// shard's mutex, after its words. Entries leave only by a rebuild.
 type table struct {
-	stride uint64 // 1 + words
+	first  *slot
 	n      uint64 // slots
-	data   []uint64
+	stride uint64 // words of a slot
 }
+
+// slot is the beginning of a slot: the hash, and the entry's first word. What
+// else the entry has follows it.
+type slot [2]uint64
 
 func newTable(words int, n uint64) *table {
 	stride := uint64(words) + 1
-	return &table{stride: stride, n: n, data: make([]uint64, n*stride)}
+	return &table{stride: stride, n: n, first: (*slot)(make([]uint64, n*stride))}
 }
 
-func (t *table) words() int { return int(t.stride) - 1 }
+func (t *table) words() int   { return int(t.stride) - 1 }
+func (t *table) bytes() int64 { return int64(t.n*t.stride) * 8 }
 
-// find returns the entry's words, or nil and where it would go.
-func (t *table) find(hash uint64) (words []uint64, free uint64) {
+// at returns the i-th slot, i below n. A slice would be checked twice, and its
+// length fetched, in what is mostly the wait for a line of memory.
+func (t *table) at(i uint64) *slot {
+	return (*slot)(unsafe.Add(unsafe.Pointer(t.first), i*t.stride*8))
+}
+
+// entry returns the words of a slot's entry.
+func (t *table) entry(s *slot) []uint64 { return unsafe.Slice(&s[1], t.words()) }
+
+// pair returns the first two words of an entry that has two.
+func (s *slot) pair() *[2]uint64 { return (*[2]uint64)(unsafe.Pointer(&s[1])) }
+
+// find returns the slot of a hash, or else the one where it would go.
+func (t *table) find(hash uint64) (s *slot, ok bool) {
 	// The high half picks the slot; the low byte has picked the shard.
-	i := (hash >> 32) * t.n >> 32 * t.stride
+	i := (hash >> 32) * t.n >> 32
 	for {
-		switch h := atomic.LoadUint64(&t.data[i]); h {
+		s = t.at(i)
+		switch h := atomic.LoadUint64(&s[0]); h {
 		case hash:
-			return t.data[i+1 : i+t.stride : i+t.stride], 0
+			return s, true
 		case 0:
-			return nil, i
+			return s, false
 		}
-		if i += t.stride; i == uint64(len(t.data)) {
+		if i++; i == t.n {
 			i = 0
 		}
 	}
@@ -68,30 +87,28 @@ func lock(words []uint64) (first uint64, ok bool) {
 	}
 }
 
-func unlock(words []uint64, first uint64) { atomic.StoreUint64(&words[0], first) }
+func unlock(word *uint64, first uint64) { atomic.StoreUint64(word, first) }
 
-// comeBack is within what time a key that was here is expected again although
-// its state is the same as none, in microseconds.
+// comeBack is for how long a dead entry keeps its slot if there is room, in
+// microseconds: a key that is back so soon needn't be inserted again.
 const comeBack = 1_000_000
 
-// shard is a part of a scope.
+// shard is what inserting into a part of a scope takes.
 type shard struct {
-	table atomic.Pointer[table]
-	mu    sync.Mutex // held to insert and to rebuild
-	used  uint64     // slots taken, the dead ones too
-	full  int64      // until when not to look for dead entries again, microseconds
-	last  int64      // when it was rebuilt, microseconds
-	_     [16]byte   // a cache line each
+	mu   sync.Mutex // held to insert and to rebuild
+	used uint64     // slots taken, the dead ones too
+	full int64      // until when not to look for dead entries again, microseconds
 }
 
-// insert makes an empty entry for a hash. When the shard holds its share of
+// insert makes an empty entry for a hash. When its shard holds its share of
 // live keys, it makes none and returns false.
-func (s *shard) insert(sc *scope, hash uint64, now int64, always bool) bool {
+func (sc *scope) insert(hash uint64, now int64, always bool) bool {
+	s := &sc.shards[hash%shards]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t := s.table.Load()
-	words, free := t.find(hash)
-	if words != nil {
+	t := sc.tables[hash%shards].Load()
+	free, ok := t.find(hash)
+	if ok {
 		return true
 	}
 	over := s.used >= sc.maxShard
@@ -99,68 +116,70 @@ func (s *shard) insert(sc *scope, hash uint64, now int64, always bool) bool {
 		return false
 	}
 	if over || (s.used+1)*4 > t.n*3 {
-		t = s.rebuild(sc, now, t.words())
+		since := now - comeBack
+		if over {
+			since = now
+		}
+		t = sc.rebuild(hash%shards, since, t.words())
 		if s.used >= sc.maxShard && !always {
 			// Looking costs time that an attack with new keys must not get.
 			s.full = now + 100_000
 			return false
 		}
-		_, free = t.find(hash)
+		free, _ = t.find(hash)
 	}
 	s.used++
-	atomic.StoreUint64(&t.data[free], hash)
+	atomic.StoreUint64(&free[0], hash)
 	return true
 }
 
-// widen gives the shard's entries at least this many words.
-func (s *shard) widen(sc *scope, words int, now int64) {
+// widen gives the entries of a hash's shard at least this many words.
+func (sc *scope) widen(hash uint64, words int, now int64) {
+	s := &sc.shards[hash%shards]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.table.Load().words() < words {
-		s.rebuild(sc, now, words)
+	if sc.tables[hash%shards].Load().words() < words {
+		sc.rebuild(hash%shards, now-comeBack, words)
 	}
 }
 
-// rebuild moves the live entries to a new table, of twice their number. Each
-// entry is taken away under its lock and marked, so a decision that is under way
-// is either moved with it or starts again in the new table: none is lost. The
-// caller holds the mutex.
-func (s *shard) rebuild(sc *scope, now int64, words int) *table {
-	old := s.table.Load()
+// rebuild moves the entries of a shard that weren't dead at an instant to a new
+// table, of twice their number. Each entry is taken away under its lock and
+// marked, so a decision that is under way is either moved with it or starts
+// again in the new table: none is lost. The caller holds the mutex.
+func (sc *scope) rebuild(shard uint64, since int64, words int) *table {
+	s, old := &sc.shards[shard], sc.tables[shard].Load()
 	states := *sc.states.Load()
 	live := make([]uint64, 0, (s.used+1)*old.stride)
-	for i := uint64(0); i < uint64(len(old.data)); i += old.stride {
-		hash := old.data[i]
+	for i := range old.n {
+		slot := old.at(i)
+		hash := slot[0]
 		if hash == 0 {
 			continue
 		}
-		entry := old.data[i+1 : i+old.stride]
+		entry := old.entry(slot)
 		first, _ := lock(entry) // can't have moved: only the mutex's holder moves
-		if !dead(states, entry, first, now) {
+		if !dead(states, entry, first, since) {
 			live = append(live, hash, first)
 			live = append(live, entry[1:]...)
 		}
 		atomic.StoreUint64(&entry[0], moved)
 	}
-	room := uint64(len(live)) / old.stride
-	if now-s.last < comeBack {
-		// Full again so soon: those that died meanwhile will be back, and must
-		// not cost a rebuild each time.
-		room = max(room, min(s.used, sc.maxShard))
-	}
-	s.used, s.last = uint64(len(live))/old.stride, now
-	t := newTable(words, max(2*(room+1), 4))
+	s.used = uint64(len(live)) / old.stride
+	t := newTable(words, max(2*(s.used+1), 4))
 	for i := uint64(0); i < uint64(len(live)); i += old.stride {
-		_, free := t.find(live[i])
-		copy(t.data[free:], live[i:i+old.stride])
+		free, _ := t.find(live[i])
+		free[0] = live[i]
+		copy(t.entry(free), live[i+1:i+old.stride])
 	}
-	s.table.Store(t)
+	sc.tables[shard].Store(t)
 	return t
 }
 
-// next waits until the shard has another table than t.
-func (s *shard) next(t *table) {
-	for s.table.Load() == t {
+// next waits until the shard of a hash has another table than t.
+func (sc *scope) next(hash uint64, t *table) {
+	s := &sc.shards[hash%shards]
+	for sc.tables[hash%shards].Load() == t {
 		s.mu.Lock()   // held by the one who rebuilds
 		s.mu.Unlock() //nolint:staticcheck // waiting is the purpose
 	}
