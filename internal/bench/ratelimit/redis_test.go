@@ -123,7 +123,9 @@ func BenchmarkRedis(b *testing.B) {
 		callers, keys int
 		rounds, n     int
 	}{
-		{"redis, one caller, 10,000 keys", 1, 10_000, 40, 200},
+		// Short slices: a lone caller waits for the scheduler most of the time, whose
+		// moods last longer than a slice.
+		{"redis, one caller, 10,000 keys", 1, 10_000, 200, 50},
 		{"redis, 64 callers, 10,000 keys", 64, 10_000, 20, 6400},
 		{"redis, 64 callers, one hot key", 64, 1, 20, 6400},
 	} {
@@ -144,7 +146,7 @@ func BenchmarkRedis(b *testing.B) {
 			for _, p := range contenders {
 				best := [2]float64{math.Inf(1), math.Inf(1)}
 				for range 10 {
-					n := 2 * c.n
+					n := max(2*c.n, 400)
 					cpuBefore, scriptsBefore := cpu(server.PID()), scripts(client)
 					p.run(n)
 					best[0] = min(best[0], float64((cpu(server.PID())-cpuBefore).Nanoseconds())/1000/float64(n))
