@@ -3,8 +3,8 @@ package ratelimitredis
 import (
 	"context"
 	"errors"
-	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -23,18 +23,16 @@ const (
 	maxQueue = 1 << 16
 )
 
-var (
-	errReply = errors.New("ratelimitredis: unexpected reply of the script")
-	errQueue = errors.New("ratelimitredis: too many callers wait for Redis")
-)
+var errQueue = errors.New("ratelimitredis: too many callers wait for Redis")
 
 // batcher sends decisions: at once while few are on the way, and together with
 // those that have gathered meanwhile otherwise.
 type batcher struct {
-	client  redis.UniversalClient
-	timeout time.Duration
-	aheads  *aheads
-	single  bool // one server: one script can decide for many keys
+	client   redis.UniversalClient
+	timeout  time.Duration
+	aheads   *aheads
+	single   bool        // one server: one script can decide for many keys
+	portable atomic.Bool // the server can't run plain scripts
 
 	mu      sync.Mutex
 	flights int
@@ -46,7 +44,6 @@ type call struct {
 	decider *decider
 	req     ratelimit.Request
 	key     string
-	plan    *planArgs
 	next    *call // an equal request, decided together
 	count   int64 // of the first: how many are asked for, those ahead included
 	out     ratelimit.Outcome
@@ -57,6 +54,20 @@ type call struct {
 
 var calls = sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }}
 
+func newCall(d *decider, req *ratelimit.Request) *call {
+	c := calls.Get().(*call)
+	c.decider, c.req, c.key = d, *req, d.prefix+req.Key
+	return c
+}
+
+// answer returns what became of a call, and the call to the pool.
+func (c *call) answer() (out ratelimit.Outcome, used ratelimit.Used, err error) {
+	out, used, err = c.out, c.used, c.err
+	*c = call{done: c.done}
+	calls.Put(c)
+	return out, used, err
+}
+
 func (b *batcher) do(ctx context.Context, d *decider, req *ratelimit.Request) (out ratelimit.Outcome, used ratelimit.Used, err error) {
 	if err := ctx.Err(); err != nil {
 		return out, used, err
@@ -66,22 +77,21 @@ func (b *batcher) do(ctx context.Context, d *decider, req *ratelimit.Request) (o
 		b.flights++
 		b.mu.Unlock()
 		defer b.land(ctx)
-		return b.one(ctx, d, req)
+		c := newCall(d, req)
+		c.count = 1
+		b.decide(ctx, []*call{c})
+		return c.answer()
 	}
 	if len(b.queue) >= maxQueue {
 		b.mu.Unlock()
 		return out, used, errQueue
 	}
-	c := calls.Get().(*call)
-	c.decider, c.req, c.key = d, *req, d.prefix+req.Key
+	c := newCall(d, req)
 	b.queue = append(b.queue, c)
 	b.mu.Unlock()
 	select {
 	case <-c.done:
-		out, used, err = c.out, c.used, c.err
-		*c = call{done: c.done}
-		calls.Put(c)
-		return out, used, err
+		return c.answer()
 	case <-ctx.Done():
 		// The call stays in its batch, whose goroutine still writes to it.
 		return out, used, ctx.Err()
@@ -112,11 +122,7 @@ func (b *batcher) fly(ctx context.Context, batch []*call) {
 	defer cancel()
 	groups := group(batch)
 	b.size(groups)
-	if b.single {
-		b.together(ctx, groups)
-	} else {
-		b.pipeline(ctx, groups)
-	}
+	b.decide(ctx, groups)
 	for _, c := range groups {
 		for c != nil {
 			next := c.next
@@ -167,132 +173,96 @@ func (b *batcher) size(groups []*call) {
 	}
 }
 
-// settle hands the reply about a group to its calls, and the rest of what it
+// settle hands the verdict about a group to its calls, and the rest of what it
 // paid for to those that come next.
-func (b *batcher) settle(first *call, now int64, reply []int64) {
+func (c *call) settle(v *verdict, ahead *aheads) {
 	i := int64(0)
-	for c := first; c != nil; c = c.next {
-		c.out, c.used = c.decider.outcome(now, reply, &c.req, i)
+	for each := c; each != nil; each = each.next {
+		each.out, each.used = c.decider.outcome(v, &each.req, i)
 		i++
 	}
-	if admitted := reply[0]; first.count > i && admitted > i {
-		out, used := first.decider.outcome(now, reply, &first.req, admitted-1)
-		b.aheads.keep(first, admitted-i, out, used)
+	if c.count > i && v.admitted > i {
+		out, used := c.decider.outcome(v, &c.req, v.admitted-1)
+		ahead.keep(c, v.admitted-i, out, used)
 	}
 }
 
+// fail tells all calls of a group that nobody knows.
 func (c *call) fail(err error) {
 	for ; c != nil; c = c.next {
 		c.err = err
 	}
 }
 
-// one decides for a single caller.
-func (b *batcher) one(ctx context.Context, d *decider, req *ratelimit.Request) (out ratelimit.Outcome, used ratelimit.Used, err error) {
-	plan := d.args(req.Spans)
-	reply, err := decideScript.run(ctx, b.client, []string{d.prefix + req.Key}, request(plan, req, 1))
-	if err != nil {
-		return out, used, err
+// decide asks Redis about all groups, in one round trip as a rule.
+func (b *batcher) decide(ctx context.Context, groups []*call) {
+	asks := b.asks(groups)
+	b.send(ctx, asks, false)
+	if again := only(asks, func(a *ask) bool { return isNoScript(a.err()) }); again != nil {
+		// Those did nothing, so they alone are sent again.
+		b.send(ctx, again, true)
 	}
-	if len(reply) != 1+d.replyLen() {
-		return out, used, errReply
+	if again := only(asks, func(a *ask) bool { return a.plain != nil && a.text.Val() == portable }); again != nil {
+		b.portable.Store(true)
+		for _, a := range again {
+			b.decide(ctx, a.calls)
+			a.calls = nil
+		}
 	}
-	out, used = d.outcome(reply[0], reply[1:], req, 0)
-	return out, used, nil
+	for _, a := range asks {
+		if len(a.calls) > 0 {
+			a.settle(b.aheads)
+		}
+	}
 }
 
-// request is the arguments of one plan and one key.
-func request(plan *planArgs, req *ratelimit.Request, m int64) []any {
-	var room [256]byte
-	b := append(append(room[:0], '['), plan.text...)
-	return arguments(appendKey(b, 1, req, m), plan.len)
+// only returns the asks that a filter wants.
+func only(asks []*ask, wanted func(*ask) bool) (some []*ask) {
+	for _, a := range asks {
+		if wanted(a) {
+			some = append(some, a)
+		}
+	}
+	return some
 }
 
-// appendKey appends a key's plan, by where it begins, and what is asked.
-func appendKey(b []byte, plan int, req *ratelimit.Request, m int64) []byte {
-	return appendNumbers(b, int64(plan), int64(req.Op), req.Cost, m)
-}
-
-// arguments closes a list of which the plans' part is so long.
-func arguments(list []byte, plans int) []any {
-	list[len(list)-1] = ']' // instead of the last comma
-	return []any{string(list), strconv.Itoa(plans)}
-}
-
-// together decides for all groups in one script.
-func (b *batcher) together(ctx context.Context, groups []*call) {
-	begins := map[*planArgs]int{} // counted from 1
-	keys := make([]string, len(groups))
-	list := append(make([]byte, 0, 256+24*len(groups)), '[')
-	size := 0
+// asks divides groups by the scripts that decide about them. On a single server
+// one run decides for many keys; in a cluster they live on different nodes.
+func (b *batcher) asks(groups []*call) (asks []*ask) {
 	for i, c := range groups {
-		keys[i] = c.key
-		p := c.decider.args(c.req.Spans)
-		if begins[p] == 0 {
-			begins[p] = size + 1
-			size += p.len
-			list = append(list, p.text...)
+		var plain *script
+		if c.req.Op == ratelimit.Take && !b.portable.Load() {
+			plain = c.decider.plain
 		}
-		c.plan = p
-	}
-	want := 1
-	for _, c := range groups {
-		list = appendKey(list, begins[c.plan], &c.req, c.count)
-		want += c.decider.replyLen()
-	}
-	args := arguments(list, size)
-	reply, err := decideScript.run(ctx, b.client, keys, args)
-	if err == nil && len(reply) != want {
-		err = errReply
-	}
-	at := 1
-	for _, c := range groups {
-		if err != nil {
-			c.fail(err)
-			continue
-		}
-		b.settle(c, reply[0], reply[at:])
-		at += c.decider.replyLen()
-	}
-}
-
-// pipeline decides for all groups by a script each: in a cluster their keys
-// live on different nodes, and the client sends each node its own.
-func (b *batcher) pipeline(ctx context.Context, groups []*call) {
-	cmds := make([]*redis.IntSliceCmd, len(groups))
-	send := func(whole bool, wanted func(i int) bool) {
-		pipe := b.client.Pipeline()
-		for i, c := range groups {
-			if wanted(i) {
-				args := decideScript.args(whole, []string{c.key}, request(c.decider.args(c.req.Spans), &c.req, c.count))
-				cmds[i] = redis.NewIntSliceCmd(ctx, args...)
-				_ = pipe.Process(ctx, cmds[i]) // queued; each command carries its own error
+		var known *ask
+		if b.single {
+			for _, a := range asks {
+				if a.plain == plain {
+					known = a
+				}
 			}
 		}
-		_, _ = pipe.Exec(ctx) // the first of the commands' errors
-	}
-	send(false, func(int) bool { return true })
-	unknown := false
-	for _, cmd := range cmds {
-		unknown = unknown || isNoScript(cmd.Err())
-	}
-	if unknown {
-		// Those commands did nothing, so they alone are sent again.
-		again := make([]bool, len(cmds))
-		for i, cmd := range cmds {
-			again[i] = isNoScript(cmd.Err())
+		if known == nil {
+			known = &ask{plain: plain, calls: make([]*call, 0, len(groups)-i)}
+			if !b.single {
+				known.calls = groups[i : i : i+1]
+			}
+			asks = append(asks, known)
 		}
-		send(true, func(i int) bool { return again[i] })
+		known.calls = append(known.calls, c)
 	}
-	for i, c := range groups {
-		reply, err := cmds[i].Result()
-		if err == nil && len(reply) != 1+c.decider.replyLen() {
-			err = errReply
-		}
-		if err != nil {
-			c.fail(err)
-			continue
-		}
-		b.settle(c, reply[0], reply[1:])
+	return asks
+}
+
+// send sends asks in one round trip to each server. Each keeps its own error.
+func (b *batcher) send(ctx context.Context, asks []*ask, whole bool) {
+	if len(asks) == 1 {
+		_ = b.client.Process(ctx, asks[0].command(ctx, whole))
+		return
 	}
+	pipe := b.client.Pipeline()
+	for _, a := range asks {
+		_ = pipe.Process(ctx, a.command(ctx, whole)) // queued
+	}
+	_, _ = pipe.Exec(ctx) // the first of the commands' errors
 }

@@ -343,32 +343,6 @@ func TestDenialsAreRemembered(t *testing.T) {
 	}
 }
 
-func TestBackendsAgree(t *testing.T) {
-	ctx := context.Background()
-	now := time.Date(2026, time.March, 30, 23, 59, 0, 0, time.UTC)
-	server, client := redistest.Mini(t)
-	clock := func() time.Time { return now }
-	inMemory, err := ratelimit.New(ratelimitmem.New(ratelimitmem.Config{Now: clock}), ratelimit.Config{Now: clock})
-	require.NoError(t, err)
-	inRedis, err := ratelimit.New(newStore(t, client, ratelimitredis.Config{}), ratelimit.Config{Now: clock})
-	require.NoError(t, err)
-	p := newPlan(t, ratelimit.PerMinute(7), ratelimit.PerMonth(40), ratelimit.Strict("strict", 9, 90*time.Second))
-	for i := range 300 {
-		now = now.Add(time.Duration(i*i%7001) * time.Millisecond)
-		server.SetTime(now)
-		a, err := inMemory.Allow(ctx, "k", p, int64(1+i%3))
-		require.NoError(t, err)
-		b, err := inRedis.Allow(ctx, "k", p, int64(1+i%3))
-		require.NoError(t, err)
-		require.Equal(t, a.Allowed, b.Allowed)
-		require.Equal(t, a.Violated, b.Violated)
-		require.Equal(t, a.RetryAfter, b.RetryAfter)
-		for w := range 3 {
-			require.Equal(t, a.Window(w), b.Window(w))
-		}
-	}
-}
-
 // A server that hangs holds nobody longer than his context, and all goroutines
 // end once it goes on.
 func TestCallersOfAHungServerLeaveWithTheirContext(t *testing.T) {

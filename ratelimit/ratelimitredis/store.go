@@ -54,6 +54,7 @@ type Store struct {
 	batcher batcher
 	denials denials
 	aheads  aheads
+	plains  plains
 
 	mu    sync.Mutex
 	names map[int64]string // of states, by ID
@@ -85,7 +86,7 @@ func New(client redis.UniversalClient, cfg Config) (*Store, error) {
 	if cfg.Prefix == "" {
 		cfg.Prefix = "ratelimit:"
 	}
-	s := &Store{client: client, cfg: cfg, names: map[int64]string{}}
+	s := &Store{client: client, cfg: cfg, names: map[int64]string{}, plains: plains{scripts: map[shape]*script{}}}
 	_, single := client.(*redis.Client)
 	s.batcher = batcher{client: client, timeout: cfg.Timeout, single: single, aheads: &s.aheads}
 	s.aheads = aheads{ttl: cfg.AheadTTL, max: int64(cfg.MaxAhead), keys: map[denied]*ahead{}}
@@ -108,21 +109,16 @@ func (s *Store) HonoursContext() bool {
 func (s *Store) stateKey(scope, key string) string { return s.cfg.Prefix + "s:" + scope + ":" + key }
 func (s *Store) leaseKey(scope, key string) string { return s.cfg.Prefix + "c:" + scope + ":" + key }
 
-// decider is a plan as arguments of the script.
+// decider is a plan as arguments of the scripts.
 type decider struct {
 	store  *Store
 	prefix string
 	rules  []ratelimit.Rule
 	ids    []int64
-	merges bool // equal requests can be decided together
-	plan   atomic.Pointer[planArgs]
-}
-
-// planArgs are a plan with certain spans, as the script reads it.
-type planArgs struct {
-	spans *ratelimit.Spans
-	text  string
-	len   int // numbers in it
+	merges bool    // equal requests can be decided together
+	plain  *script // nil if plain.lua can't take by this plan
+	pack   atomic.Pointer[planArgs]
+	list   atomic.Pointer[planArgs]
 }
 
 // Prepare implements ratelimit.Store.
@@ -142,44 +138,10 @@ func (s *Store) Prepare(scope string, plan *ratelimit.Plan) (ratelimit.Decider, 
 		d.ids = append(d.ids, id)
 		d.merges = d.merges && !r.Shadow
 	}
+	if shape, ok := shapeOf(d.rules); ok {
+		d.plain = s.plains.of(shape)
+	}
 	return d, nil
-}
-
-// args returns the plan's arguments. Calendar spans are the same for all keys
-// for a day or more, so the last ones are kept.
-func (d *decider) args(spans *ratelimit.Spans) *planArgs {
-	if p := d.plan.Load(); p != nil && p.spans == spans {
-		return p
-	}
-	plain := int64(1)
-	for _, r := range d.rules {
-		if r.Shadow || r.Algorithm == ratelimit.Rolling {
-			plain = 0
-		}
-	}
-	b := appendNumbers(nil, int64(len(d.rules)), plain)
-	for i, r := range d.rules {
-		var shadow int64
-		if r.Shadow {
-			shadow = 1
-		}
-		var span ratelimit.Span
-		if r.Algorithm == ratelimit.Period {
-			span = spans[i]
-		}
-		b = appendNumbers(b, d.ids[i], r.Limit, r.Interval, shadow, span.From, span.To)
-	}
-	p := &planArgs{spans: spans, text: string(b), len: 2 + 6*len(d.rules)}
-	d.plan.Store(p)
-	return p
-}
-
-// appendNumbers appends numbers to a list, each with a comma after it.
-func appendNumbers(b []byte, numbers ...int64) []byte {
-	for _, n := range numbers {
-		b = append(strconv.AppendInt(b, n, 10), ',')
-	}
-	return b
 }
 
 // Decide implements ratelimit.Decider.
@@ -207,50 +169,6 @@ func (d *decider) Decide(ctx context.Context, req ratelimit.Request) (ratelimit.
 	}
 	known.learn(d, &req, out, used)
 	return out, used, nil
-}
-
-// replyLen is how many numbers the script returns about a key.
-func (d *decider) replyLen() int { return 2 + 2*len(d.rules) }
-
-// outcome reads what the script said about the i-th of m equal requests.
-func (d *decider) outcome(now int64, reply []int64, req *ratelimit.Request, i int64) (out ratelimit.Outcome, levels ratelimit.Used) {
-	out.Now = now
-	admitted := reply[0]
-	if admitted < 0 {
-		out.SetStale()
-		return out, levels
-	}
-	for w := range d.rules {
-		levels.Set(w, reply[2+2*w])
-	}
-	if later := admitted - 1 - i; later > 0 {
-		d.uncharge(&levels, later*req.Cost) // those behind this one were charged after it
-	}
-	if i < admitted && d.merges && req.Op == ratelimit.Take {
-		return out, levels // what the reply says of waiting is about those refused
-	}
-	for w := range d.rules {
-		if reply[1]&(1<<w) == 0 {
-			continue
-		}
-		wait := reply[3+2*w]
-		if wait < 0 {
-			wait = ratelimit.WaitForever
-		}
-		out.SetOver(w, d.rules[w].Shadow, wait)
-	}
-	return out, levels
-}
-
-// uncharge takes units that were charged later out of what is used.
-func (d *decider) uncharge(used *ratelimit.Used, units int64) {
-	for w, r := range d.rules {
-		n := units
-		if r.Algorithm == ratelimit.Bucket {
-			n *= r.Interval
-		}
-		used.Set(w, used.Of(w)-n)
-	}
 }
 
 // Reset implements ratelimit.Store. Leases are no state of a plan and stay.
@@ -352,24 +270,20 @@ func (s *Store) held(numbers []int64, now int64) ([]ratelimit.Held, error) {
 
 // Acquire implements ratelimit.LeaseStore.
 func (s *Store) Acquire(ctx context.Context, scope, key, id string, limit int64, ttl time.Duration) (bool, int64, time.Duration, error) {
-	reply, err := acquireScript.run(ctx, s.client, []string{s.leaseKey(scope, key)}, []any{id, limit, ttl.Microseconds()})
-	if err == nil && len(reply) != 3 {
+	cmd, err := run(ctx, s.client, redis.NewIntSliceCmd, acquireScript, s.leaseKey(scope, key), id, limit, ttl.Microseconds())
+	if err == nil && len(cmd.Val()) != 3 {
 		err = errReply
 	}
 	if err != nil {
 		return false, 0, 0, fmt.Errorf("%w: %w", ratelimit.ErrUnavailable, err)
 	}
+	reply := cmd.Val()
 	return reply[0] == 1, reply[1], time.Duration(reply[2]) * time.Microsecond, nil
 }
 
 // Release implements ratelimit.LeaseStore.
 func (s *Store) Release(ctx context.Context, scope, key, id string) (bool, error) {
-	cmd := redis.NewIntCmd(ctx, releaseScript.args(false, []string{s.leaseKey(scope, key)}, []any{id})...)
-	err := s.client.Process(ctx, cmd)
-	if isNoScript(err) {
-		cmd = redis.NewIntCmd(ctx, releaseScript.args(true, []string{s.leaseKey(scope, key)}, []any{id})...)
-		err = s.client.Process(ctx, cmd)
-	}
+	cmd, err := run(ctx, s.client, redis.NewIntCmd, releaseScript, s.leaseKey(scope, key), id)
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", ratelimit.ErrUnavailable, err)
 	}

@@ -49,6 +49,7 @@ func TestStore(t *testing.T, newHarness func(t *testing.T) Harness) {
 		{"AdmitsTheLimitUnderConcurrency", testConcurrency},
 		{"ChargesAllWindowsOrNone", testAllOrNone},
 		{"PeekIsFree", testPeek},
+		{"PeekIsFreeUnderConcurrency", testPeekConcurrently},
 		{"RefundGivesBack", testRefund},
 		{"CommitBeyondTheLimitIsOwed", testCommit},
 		{"CostOverTheLimitNeverPasses", testCostOverLimit},
@@ -57,6 +58,8 @@ func TestStore(t *testing.T, newHarness func(t *testing.T) Harness) {
 		{"PlansOfOtherWindowsKeepTheirOwn", testOtherWindows},
 		{"StalePeriodIsNotDecided", testStale},
 		{"RetryAfterIsExact", testRetryAfter},
+		{"RefusedRequestsCostNothing", testFlood},
+		{"BucketKeepsItsBound", testBucketBound},
 		{"BorderOfAPeriodResets", testBorder},
 		{"RollingNeverExceedsAnyWindow", testRolling},
 		{"ClockStepBackIsBounded", testStepBack},
@@ -208,10 +211,19 @@ func drawPlan(t *rapid.T, label string) *ratelimit.Plan {
 // a unit.
 func testCountsDown(t *testing.T, h *harness) {
 	l := h.limiter(ratelimit.Config{})
-	for _, w := range []ratelimit.Window{
+	windows := []ratelimit.Window{
 		ratelimit.PerSecond(10), ratelimit.PerSecond(30), ratelimit.PerMinute(100), ratelimit.PerMinute(7),
 		ratelimit.PerHour(1000), ratelimit.PerDay(100), ratelimit.PerMonth(33), ratelimit.Strict("strict", 50, time.Hour),
-	} {
+	}
+	if h.SetNow != nil {
+		for n := int64(1); n <= 60; n++ {
+			if n != 10 && n != 30 && n != 7 {
+				windows = append(windows, ratelimit.PerSecond(n), ratelimit.PerMinute(n))
+			}
+		}
+		windows = append(windows, ratelimit.PerSecond(2000), ratelimit.PerMinute(1000))
+	}
+	for _, w := range windows {
 		key := fmt.Sprintf("%s-%d", w.Name, w.Limit)
 		p := plan(t, w)
 		first := allow(t, l, key, p, 1)
@@ -315,6 +327,29 @@ func testPeek(t *testing.T, h *harness) {
 		require.True(t, d.Allowed)
 		require.EqualValues(t, 5, d.Window(1).Remaining)
 	}
+}
+
+// testPeekConcurrently looks while others take: a look that loses a race must
+// not take when it tries again.
+func testPeekConcurrently(t *testing.T, h *harness) {
+	l := h.limiter(ratelimit.Config{})
+	p := plan(t, ratelimit.PerHour(1).WithBurst(1000), ratelimit.PerMonth(1000))
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 25 {
+				for _, f := range []func(context.Context, string, *ratelimit.Plan, int64) (ratelimit.Decision, error){l.Allow, l.Peek, l.Peek} {
+					if d, err := f(context.Background(), "k", p, 1); err != nil || !d.Allowed {
+						t.Errorf("refused: %v", err)
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	d, err := l.Peek(context.Background(), "k", p, 1)
+	require.NoError(t, err)
+	require.EqualValues(t, 1000-8*25, d.Window(1).Remaining, "after 200 requests and 400 looks")
 }
 
 func testRefund(t *testing.T, h *harness) {
@@ -489,6 +524,67 @@ func testRetryAfter(t *testing.T, h *harness) {
 			require.True(t, d.Allowed, "%s: at RetryAfter", key)
 			h.at(was)
 		}
+	}
+}
+
+// testFlood lets a client in again at the time that it was told, however much it
+// asked in between; and what doesn't fit as a whole takes nothing.
+func testFlood(t *testing.T, h *harness) {
+	h.movable()
+	l := h.limiter(ratelimit.Config{})
+	for _, w := range []ratelimit.Window{
+		ratelimit.PerMinute(10), ratelimit.PerDay(10), ratelimit.Strict("strict", 10, time.Minute),
+	} {
+		p := plan(t, w)
+		require.True(t, allow(t, l, w.Name, p, 8).Allowed)
+		for range 20 {
+			d := allow(t, l, w.Name, p, 3)
+			require.False(t, d.Allowed, "%s: a cost of 3 where 2 are left", w.Name)
+			require.EqualValues(t, 2, d.Window(0).Remaining)
+		}
+		require.True(t, allow(t, l, w.Name, p, 2).Allowed)
+		told := allow(t, l, w.Name, p, 1)
+		require.False(t, told.Allowed)
+		back := h.now.Add(told.RetryAfter)
+		for range 100 {
+			h.advance((told.RetryAfter / 101).Truncate(time.Microsecond))
+			d := allow(t, l, w.Name, p, 1)
+			require.False(t, d.Allowed, w.Name)
+			require.Equal(t, back.Sub(h.now), d.RetryAfter, "%s: a refused request pushed its return back", w.Name)
+		}
+		h.at(back)
+		require.True(t, allow(t, l, w.Name, p, 1).Allowed, w.Name)
+		h.at(start)
+	}
+}
+
+// testBucketBound floods buckets at the end of an idle time, when most can get
+// through, and looks at every stretch.
+func testBucketBound(t *testing.T, h *harness) {
+	h.movable()
+	l := h.limiter(ratelimit.Config{})
+	for _, w := range []ratelimit.Window{ratelimit.PerSecond(100), ratelimit.PerSecond(100).WithBurst(10)} {
+		p := plan(t, w)
+		w = p.Windows()[0]
+		var at []time.Time
+		key := fmt.Sprint(w.Burst)
+		for range 4 {
+			h.advance(900 * time.Millisecond)
+			for range 300 {
+				h.advance(time.Millisecond)
+				for allow(t, l, key, p, 1).Allowed {
+					at = append(at, h.now)
+				}
+			}
+		}
+		for i := range at {
+			for j := i; j < len(at); j++ {
+				// Burst at once, and Limit in each Per.
+				most := w.Burst + at[j].Sub(at[i]).Milliseconds()*w.Limit/1000
+				require.LessOrEqual(t, int64(j-i+1), most, "within %v", at[j].Sub(at[i]))
+			}
+		}
+		require.Greater(t, int64(len(at)), 3*w.Burst, "the rate is given in full")
 	}
 }
 

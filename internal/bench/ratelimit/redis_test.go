@@ -3,6 +3,7 @@ package ratelimit
 import (
 	"context"
 	"fmt"
+	"math"
 	"os"
 	"strconv"
 	"strings"
@@ -122,7 +123,9 @@ func BenchmarkRedis(b *testing.B) {
 		callers, keys int
 		rounds, n     int
 	}{
-		{"redis, one caller, 10,000 keys", 1, 10_000, 40, 200},
+		// Short slices: a lone caller waits for the scheduler most of the time, whose
+		// moods last longer than a slice.
+		{"redis, one caller, 10,000 keys", 1, 10_000, 200, 50},
 		{"redis, 64 callers, 10,000 keys", 64, 10_000, 20, 6400},
 		{"redis, 64 callers, one hot key", 64, 1, 20, 6400},
 	} {
@@ -138,20 +141,40 @@ func BenchmarkRedis(b *testing.B) {
 			takeTurns(c.rounds, c.n, contenders)
 			table(b, c.title, "us", 1000, contenders)
 			// What the server pays, by its own account of CPU.
-			fmt.Printf("%-44s\n", "server CPU a decision, us")
-			var ours float64
+			fmt.Printf("%-44s %10s %21s %10s %21s\n", "server, us a decision", "CPU", "ratio", "scripts", "ratio")
+			var oursCPU, oursScripts float64
 			for _, p := range contenders {
-				before := cpu(server.PID())
-				n := 20 * c.n
-				p.run(n)
-				us := float64((cpu(server.PID()) - before).Nanoseconds()) / 1000 / float64(n)
-				if ours == 0 {
-					ours = us
+				best := [2]float64{math.Inf(1), math.Inf(1)}
+				for range 10 {
+					n := max(2*c.n, 400)
+					cpuBefore, scriptsBefore := cpu(server.PID()), scripts(client)
+					p.run(n)
+					best[0] = min(best[0], float64((cpu(server.PID())-cpuBefore).Nanoseconds())/1000/float64(n))
+					best[1] = min(best[1], (scripts(client)-scriptsBefore)/float64(n))
 				}
-				fmt.Printf("%-44s %10.2f %21.2f\n", p.name, us, us/ours)
+				if oursCPU == 0 {
+					oursCPU, oursScripts = best[0], best[1]
+				}
+				fmt.Printf("%-44s %10.2f %21.2f %10.2f %21.2f\n", p.name, best[0], best[0]/oursCPU, best[1], best[1]/oursScripts)
 			}
 		})
 	}
+}
+
+// scripts is how long a server has run scripts, in microseconds, by its own
+// account.
+func scripts(client *redis.Client) (us float64) {
+	info := must(client.Info(context.Background(), "commandstats").Result())
+	for line := range strings.Lines(info) {
+		for _, command := range []string{"eval", "evalsha"} {
+			if stats, ok := strings.CutPrefix(line, "cmdstat_"+command+":"); ok {
+				_, usec, _ := strings.Cut(stats, "usec=")
+				usec, _, _ = strings.Cut(usec, ",")
+				us += must(strconv.ParseFloat(usec, 64))
+			}
+		}
+	}
+	return us
 }
 
 // cpu is the processor time that a process has had.
