@@ -41,10 +41,22 @@ select 'acct_' || lpad(floor($1 * power(random(), 3))::text, 6, '0'), (array['ko
 	date_trunc('milliseconds', $2::timestamptz - random() * interval '90 days'), (random() * 9e18)::bigint, 1 + i % 100, 0
 from generate_series(1, $3::int) i`, float64(accounts), now, part)
 	}
-	exec(b, pool, `
+	// What the store folds into months by the day has to be loaded in two
+	// steps: the tables of days never have more than the last ones.
+	recent := now.Add(-36 * time.Hour).Truncate(24 * time.Hour)
+	days := func(from, to time.Time) {
+		exec(b, pool, `
 insert into usage_days (account, meter, figure, dim, day, cnt, sum, min, max, last, last_at, scale)
 select account, meter, '', '', date_trunc('day', ts, 'UTC'), count(*), sum(value), min(value), max(value), max(value), max(ts), 0
-from usage_events group by 1, 2, 5`)
+from usage_events where ts >= $1 and ts < $2 group by 1, 2, 5`, from, to)
+	}
+	days(now.AddDate(0, -4, 0), recent)
+	if err := hot(pool).Maintain(ctx, now); err != nil {
+		b.Fatal(err)
+	}
+	exec(b, pool, "vacuum usage_days")
+	exec(b, pool, "reindex table usage_days")
+	days(recent, now.AddDate(0, 0, 1))
 	exec(b, pool, `
 insert into usage_platform (meter, figure, dim, grain, bucket, shard, cnt, sum, min, max, last, last_at, scale)
 select meter, '', '', g, date_bin(case g when 0 then interval '15 minutes' else interval '1 day' end, ts, '2000-01-01Z'),
