@@ -2,6 +2,7 @@ package usage_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -68,6 +69,29 @@ from usage_events, generate_series(0, 1) g group by 1, 4, 5, 6`)
 	exec(b, pool, "vacuum analyze")
 }
 
+// loaded names a cluster with databases small and large that are filled
+// already, as 100,000 and 10 million events: loading takes longer than asking.
+var loaded = flag.String("loaded", "", "directory of the socket of a server with filled databases small and large")
+
+func filled(b *testing.B, n int, now time.Time) *pgxpool.Pool {
+	b.Helper()
+	if *loaded == "" {
+		pool := durable(b, 8)
+		fill(b, pool, n, accounts, now)
+		return pool
+	}
+	name := "large"
+	if n == 100_000 {
+		name = "small"
+	}
+	pool, err := pgxpool.New(context.Background(), fmt.Sprintf("postgres:///%s?host=%s&user=postgres", name, *loaded))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(pool.Close)
+	return pool
+}
+
 // Queries over 100,000 events and over many more: 10 million with
 // COMMERCE_PROVE=1.
 func BenchmarkQueries(b *testing.B) {
@@ -78,8 +102,7 @@ func BenchmarkQueries(b *testing.B) {
 	now := time.Now().UTC().Truncate(24 * time.Hour).Add(12 * time.Hour)
 	var before map[string]time.Duration
 	for _, n := range []int{100_000, large} {
-		pool := durable(b, 8)
-		fill(b, pool, n, accounts, now)
+		pool := filled(b, n, now)
 		svc, err := usage.New(usagepg.New(pool), usage.Config{
 			Meters: []usage.Meter{{Name: "kolekts", Aggregation: usage.Sum}, {Name: "tokens", Aggregation: usage.Sum}, {Name: "bytes", Aggregation: usage.Sum}},
 			Now:    func() time.Time { return now },
@@ -150,12 +173,12 @@ func BenchmarkQueries(b *testing.B) {
 		var events, days int64
 		err = pool.QueryRow(ctx, `
 select coalesce(sum(pg_total_relation_size(c.oid)) filter (where relname ~ '^usage_events_\d'), 0)::bigint,
-	coalesce(sum(pg_total_relation_size(c.oid)) filter (where relname ~ '^usage_days_\d'), 0)::bigint
+	coalesce(sum(pg_total_relation_size(c.oid)) filter (where relname ~ '^usage_(days|months)_\d'), 0)::bigint
 from pg_class c where relkind = 'r'`).Scan(&events, &days)
 		if err != nil {
 			b.Fatal(err)
 		}
-		fmt.Fprintf(os.Stdout, "bytes for each event: %d with their index, %d of days\n", events/int64(n), days/int64(n))
+		fmt.Fprintf(os.Stdout, "bytes for each event: %d with their index, %d of days and months\n", events/int64(n), days/int64(n))
 		at := time.Now()
 		if err := usagepg.NewWith(pool, usagepg.Config{Retention: 35 * 24 * time.Hour}).Maintain(ctx, now); err != nil {
 			b.Fatal(err)
