@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math/bits"
 	"slices"
 	"sort"
 	"time"
@@ -172,23 +173,18 @@ func (f *folder) group(dim string) string {
 	return dim[len(f.sel.GroupBy)+1:]
 }
 
-// An account's days are few, so that they come as they are: the statement is
-// the same for every question and needs no plan of its own.
-const accountDays = `
-select day, dim, cnt, sum::bigint, min, max, last, last_at from usage_days
-where account = $1 and meter = $2 and figure = $3 and day >= $4 and day < $5 and `
-
 func (s *Store) foldDays(ctx context.Context, f *folder, whole []span) error {
-	sel := f.sel
-	if f.byAccount {
-		return s.foldAllDays(ctx, f, whole)
-	}
-	where, dim := dimension(sel, "dim", 6)
-	rows, err := s.db.Query(ctx, accountDays+where, sel.Account, sel.Meter, sel.Figure, whole[0].from, whole[len(whole)-1].to, dim)
-	if err != nil {
-		return kindOf(err)
-	}
-	return kindOf(f.addBuckets(rows, whole))
+	return s.eachDay(ctx, f.sel, whole, func(account, dim string, d dayTotal) error {
+		n, ok := f.spanAt(d.day)
+		if !ok {
+			return nil
+		}
+		p := point{span: n, group: f.group(dim)}
+		if f.byAccount {
+			p.account = account
+		}
+		return f.at(p).Merge(d.Stats)
+	})
 }
 
 // addBuckets adds rows of a rollup that lie in one of the spans.
@@ -209,33 +205,6 @@ func (f *folder) addBuckets(rows pgx.Rows, whole []span) error {
 		return f.at(point{span: n, group: f.group(dim)}).Merge(st)
 	})
 	return err
-}
-
-const allDays = `
-select width_bucket(d.day, $2::timestamptz[]), d.dim, d.account, sum(d.cnt)::bigint, sum(d.sum)::bigint, min(d.min), max(d.max),
-	max(array[(date_part('epoch', d.last_at) * 1e6)::bigint, d.last])
-from unnest($3::timestamptz[], $4::timestamptz[]) as r (f, t)
-join usage_days d on d.day >= r.f and d.day < r.t
-where d.meter = $1 and d.figure = $5 and d.day >= $6 and d.day < $7 and d.account <> '' and %s
-group by 1, 2, 3`
-
-func (s *Store) foldAllDays(ctx context.Context, f *folder, whole []span) error {
-	sel := f.sel
-	where, dim := dimension(sel, "d.dim", 8)
-	rows, err := s.db.Query(ctx, fmt.Sprintf(allDays, where), sel.Meter, sel.Bounds, starts(whole), ends(whole), sel.Figure,
-		whole[0].from, whole[len(whole)-1].to, dim)
-	if err != nil {
-		return kindOf(err)
-	}
-	var p point
-	var st usage.Stats
-	var latest []int64
-	_, err = pgx.ForEachRow(rows, []any{&p.span, &dim, &p.account, &st.Count, &st.Sum, &st.Min, &st.Max, &latest}, func() error {
-		at := point{span: p.span - 1, group: f.group(dim), account: p.account}
-		st.LastAt, st.Last = time.UnixMicro(latest[0]).UTC(), latest[1]
-		return f.at(at).Merge(st)
-	})
-	return kindOf(err)
 }
 
 // Of quarters there may be thousands: they are added up where they are.
@@ -443,31 +412,8 @@ func (s *Store) Aggregate(ctx context.Context, sel usage.Selection) ([]usage.Poi
 	return points, nil
 }
 
-const topAccounts = `
-select account, sum(cnt)::bigint, sum(sum)::bigint, min(min), max(max), max(array[(date_part('epoch', last_at) * 1e6)::bigint, last])
-from usage_days
-where meter = $1 and figure = $2 and day >= $3 and day < $4 and account <> '' and %s
-group by 1 order by sum(sum) desc, account collate "C" limit $5`
-
 // Accounts implements usage.EventStore.
 func (s *Store) Accounts(ctx context.Context, sel usage.Selection, n int) ([]usage.AccountStats, error) {
-	if whole, rest := split(sel.Bounds, day); sel.Declared && sel.GroupBy == "" && sel.Unique == "" && len(rest) == 0 {
-		where, dim := dimension(sel, "dim", 6)
-		rows, err := s.db.Query(ctx, fmt.Sprintf(topAccounts, where), sel.Meter, sel.Figure, whole[0].from, whole[0].to, n, dim)
-		if err != nil {
-			return nil, kindOf(err)
-		}
-		out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (usage.AccountStats, error) {
-			a := usage.AccountStats{Stats: usage.Stats{Scale: sel.Scale}}
-			var latest []int64
-			if err := row.Scan(&a.Account, &a.Count, &a.Sum, &a.Min, &a.Max, &latest); err != nil {
-				return a, err
-			}
-			a.LastAt, a.Last = time.UnixMicro(latest[0]).UTC(), latest[1]
-			return a, nil
-		})
-		return out, kindOf(err)
-	}
 	f, err := s.fold(ctx, sel, true)
 	if err != nil {
 		return nil, err
@@ -479,68 +425,63 @@ func (s *Store) Accounts(ctx context.Context, sel usage.Selection, n int) ([]usa
 	slices.SortFunc(out, func(a, b usage.AccountStats) int {
 		return cmp.Or(cmp.Compare(b.Sum, a.Sum), cmp.Compare(a.Account, b.Account))
 	})
-	return out[:min(n, len(out))], nil
+	return slices.Clone(out[:min(n, len(out))]), nil
 }
 
-// activity calls f with each account, in any order, and the spans in which it
-// has events, ascending.
+// activity calls f with each account that was active, in any order, as the
+// spans in which it has events, ascending.
 func (s *Store) activity(ctx context.Context, meter string, bounds []time.Time, f func(spans []int)) error {
-	folded, err := s.fold(ctx, usage.Selection{Meter: meter, Bounds: bounds, Declared: true}, true)
-	if err != nil {
+	folded := &folder{sel: usage.Selection{Meter: meter, Bounds: bounds, Declared: true}, byAccount: true, cells: map[point]*folded{}}
+	// Of days that stand for themselves a bit is enough.
+	active := map[string][]uint64{}
+	words := (len(bounds) + 62) / 64
+	see := func(account string, span int) {
+		set := active[account]
+		if set == nil {
+			set = make([]uint64, words)
+			active[account] = set
+		}
+		set[span/64] |= 1 << (span % 64)
+	}
+	whole, rest := split(bounds, day)
+	if len(whole) > 0 {
+		err := s.eachDay(ctx, folded.sel, whole, func(account, _ string, d dayTotal) error {
+			if i, ok := folded.spanAt(d.day); ok {
+				see(account, i)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if err := s.foldEvents(ctx, folded, rest); err != nil {
 		return err
 	}
-	spans := map[string][]int{}
 	for p := range folded.cells {
-		spans[p.account] = append(spans[p.account], p.span)
+		see(p.account, p.span)
 	}
-	for _, list := range spans {
-		slices.Sort(list)
-		f(list)
+	var spans []int
+	for _, set := range active {
+		spans = spans[:0]
+		for i, word := range set {
+			for ; word != 0; word &= word - 1 {
+				spans = append(spans, i*64+bits.TrailingZeros64(word))
+			}
+		}
+		f(spans)
 	}
 	return nil
-}
-
-// activeDays is for bounds between which whole days lie.
-const activeDays = `
-select distinct account, width_bucket(day, $2::timestamptz[]) as span from usage_days
-where meter = $1 and figure = '' and dim = '' and account <> '' and day >= $3 and day < $4`
-
-const countActive = `select (span - 1)::int, count(*) from (` + activeDays + `) a group by 1`
-
-const countRetention = `
-with active as (` + activeDays + `),
-cohorts as (select account, min(span) as first from active group by 1)
-select (c.first - 1)::int, (a.span - 1)::int, count(*)
-from cohorts c join active a using (account)
-group by 1, 2`
-
-// wholeDays reports whether rollups alone say who was active.
-func wholeDays(bounds []time.Time) bool {
-	_, rest := split(bounds, day)
-	return len(rest) == 0
 }
 
 // Active implements usage.EventStore.
 func (s *Store) Active(ctx context.Context, meter string, bounds []time.Time) ([]int64, error) {
 	out := make([]int64, len(bounds)-1)
-	if !wholeDays(bounds) {
-		return out, s.activity(ctx, meter, bounds, func(spans []int) {
-			for _, i := range spans {
-				out[i]++
-			}
-		})
-	}
-	rows, err := s.db.Query(ctx, countActive, meter, bounds, bounds[0], bounds[len(bounds)-1])
-	if err != nil {
-		return nil, kindOf(err)
-	}
-	var i int
-	var n int64
-	_, err = pgx.ForEachRow(rows, []any{&i, &n}, func() error {
-		out[i] = n
-		return nil
+	return out, s.activity(ctx, meter, bounds, func(spans []int) {
+		for _, i := range spans {
+			out[i]++
+		}
 	})
-	return out, kindOf(err)
 }
 
 // Retention implements usage.EventStore.
@@ -549,22 +490,9 @@ func (s *Store) Retention(ctx context.Context, meter string, bounds []time.Time)
 	for i := range out {
 		out[i] = make([]int64, len(bounds)-1)
 	}
-	if !wholeDays(bounds) {
-		return out, s.activity(ctx, meter, bounds, func(spans []int) {
-			for _, j := range spans {
-				out[spans[0]][j]++
-			}
-		})
-	}
-	rows, err := s.db.Query(ctx, countRetention, meter, bounds, bounds[0], bounds[len(bounds)-1])
-	if err != nil {
-		return nil, kindOf(err)
-	}
-	var i, j int
-	var n int64
-	_, err = pgx.ForEachRow(rows, []any{&i, &j, &n}, func() error {
-		out[i][j] = n
-		return nil
+	return out, s.activity(ctx, meter, bounds, func(spans []int) {
+		for _, j := range spans {
+			out[spans[0]][j]++
+		}
 	})
-	return out, kindOf(err)
 }

@@ -30,6 +30,9 @@ func (s *Store) Maintain(ctx context.Context, now time.Time) error {
 	if err := s.compact(ctx, now); err != nil {
 		return err
 	}
+	if err := s.foldMonths(ctx, now); err != nil {
+		return err
+	}
 	if err := s.pack(ctx, now); err != nil {
 		return err
 	}
@@ -184,6 +187,11 @@ func (s *Store) Audit(ctx context.Context) (usage.Audit, error) {
 		if err != nil {
 			return err
 		}
+		days, err := unfoldForAudit(ctx, tx)
+		if err != nil {
+			return err
+		}
+		names := strings.NewReplacer("usage_events", events, "usage_days", days)
 		for _, part := range []struct {
 			sql   string
 			count *int64
@@ -197,7 +205,7 @@ func (s *Store) Audit(ctx context.Context) (usage.Audit, error) {
 		} {
 			var n int64
 			var differences []string
-			if err := tx.QueryRow(ctx, strings.ReplaceAll(part.sql, "usage_events", events)).Scan(&n, &differences); err != nil {
+			if err := tx.QueryRow(ctx, names.Replace(part.sql)).Scan(&n, &differences); err != nil {
 				return fmt.Errorf("usagepg: audit: %w", err)
 			}
 			*part.count += n

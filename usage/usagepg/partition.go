@@ -16,6 +16,7 @@ import (
 var monthly = []struct{ table, column, options string }{
 	{"usage_events", "ts", ""},
 	{"usage_packed", "ts", ""},
+	{"usage_months", "month", " with (fillfactor = 80)"},
 	{"usage_days", "day", " with (fillfactor = 80)"},
 }
 

@@ -112,9 +112,12 @@ func (s *Store) exportGrants(ctx context.Context, account string, emit func(stri
 // keptProperties are the names of those that the platform's totals are made of:
 // events keep them.
 const keptProperties = `
-select distinct name from usage_days d
+select distinct name from (
+	select figure, dim from usage_days where account = $1
+	union select figure, dim from usage_months where account = $1
+) d
 cross join lateral (values (d.figure), (split_part(d.dim, '=', 1))) as x (name)
-where d.account = $1 and name <> ''`
+where name <> ''`
 
 const anonymise = `
 with kept as (
@@ -150,6 +153,9 @@ func (s *Store) EraseSubject(ctx context.Context, account string) (map[string]in
 		counts = map[string]int64{"event": 0, "counter": 0, "reservation": 0, "notice": 0}
 		// Counters and days are locked first, as everywhere: what others
 		// record for the account meanwhile waits, and then begins anew.
+		if _, err := tx.Exec(ctx, lockUnfolding); err != nil {
+			return err
+		}
 		for _, sql := range []string{
 			"select from usage_counters where account = $1 order by meter, period_from for update",
 			"select from usage_wallets where account = $1 order by meter for update",
@@ -184,6 +190,9 @@ func (s *Store) EraseSubject(ctx context.Context, account string) (map[string]in
 		}
 		counts["event"] += n
 		if _, err := tx.Exec(ctx, mergeDays, account); err != nil {
+			return err
+		}
+		if err := unfold(ctx, tx, account); err != nil {
 			return err
 		}
 		if _, err := tx.Exec(ctx, "delete from usage_keys where account = $1", account); err != nil {

@@ -2,6 +2,7 @@ package usage_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -41,10 +42,22 @@ select 'acct_' || lpad(floor($1 * power(random(), 3))::text, 6, '0'), (array['ko
 	date_trunc('milliseconds', $2::timestamptz - random() * interval '90 days'), (random() * 9e18)::bigint, 1 + i % 100, 0
 from generate_series(1, $3::int) i`, float64(accounts), now, part)
 	}
-	exec(b, pool, `
+	// What the store folds into months by the day has to be loaded in two
+	// steps: the tables of days never have more than the last ones.
+	recent := now.Add(-36 * time.Hour).Truncate(24 * time.Hour)
+	days := func(from, to time.Time) {
+		exec(b, pool, `
 insert into usage_days (account, meter, figure, dim, day, cnt, sum, min, max, last, last_at, scale)
 select account, meter, '', '', date_trunc('day', ts, 'UTC'), count(*), sum(value), min(value), max(value), max(value), max(ts), 0
-from usage_events group by 1, 2, 5`)
+from usage_events where ts >= $1 and ts < $2 group by 1, 2, 5`, from, to)
+	}
+	days(now.AddDate(0, -4, 0), recent)
+	if err := hot(pool).Maintain(ctx, now); err != nil {
+		b.Fatal(err)
+	}
+	exec(b, pool, "vacuum usage_days")
+	exec(b, pool, "reindex table usage_days")
+	days(recent, now.AddDate(0, 0, 1))
 	exec(b, pool, `
 insert into usage_platform (meter, figure, dim, grain, bucket, shard, cnt, sum, min, max, last, last_at, scale)
 select meter, '', '', g, date_bin(case g when 0 then interval '15 minutes' else interval '1 day' end, ts, '2000-01-01Z'),
@@ -54,6 +67,29 @@ from usage_events, generate_series(0, 1) g group by 1, 4, 5, 6`)
 		b.Fatal(err)
 	}
 	exec(b, pool, "vacuum analyze")
+}
+
+// loaded names a cluster with databases small and large that are filled
+// already, as 100,000 and 10 million events: loading takes longer than asking.
+var loaded = flag.String("loaded", "", "directory of the socket of a server with filled databases small and large")
+
+func filled(b *testing.B, n int, now time.Time) *pgxpool.Pool {
+	b.Helper()
+	if *loaded == "" {
+		pool := durable(b, 8)
+		fill(b, pool, n, accounts, now)
+		return pool
+	}
+	name := "large"
+	if n == 100_000 {
+		name = "small"
+	}
+	pool, err := pgxpool.New(context.Background(), fmt.Sprintf("postgres:///%s?host=%s&user=postgres", name, *loaded))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(pool.Close)
+	return pool
 }
 
 // Queries over 100,000 events and over many more: 10 million with
@@ -66,8 +102,7 @@ func BenchmarkQueries(b *testing.B) {
 	now := time.Now().UTC().Truncate(24 * time.Hour).Add(12 * time.Hour)
 	var before map[string]time.Duration
 	for _, n := range []int{100_000, large} {
-		pool := durable(b, 8)
-		fill(b, pool, n, accounts, now)
+		pool := filled(b, n, now)
 		svc, err := usage.New(usagepg.New(pool), usage.Config{
 			Meters: []usage.Meter{{Name: "kolekts", Aggregation: usage.Sum}, {Name: "tokens", Aggregation: usage.Sum}, {Name: "bytes", Aggregation: usage.Sum}},
 			Now:    func() time.Time { return now },
@@ -138,12 +173,12 @@ func BenchmarkQueries(b *testing.B) {
 		var events, days int64
 		err = pool.QueryRow(ctx, `
 select coalesce(sum(pg_total_relation_size(c.oid)) filter (where relname ~ '^usage_events_\d'), 0)::bigint,
-	coalesce(sum(pg_total_relation_size(c.oid)) filter (where relname ~ '^usage_days_\d'), 0)::bigint
+	coalesce(sum(pg_total_relation_size(c.oid)) filter (where relname ~ '^usage_(days|months)_\d'), 0)::bigint
 from pg_class c where relkind = 'r'`).Scan(&events, &days)
 		if err != nil {
 			b.Fatal(err)
 		}
-		fmt.Fprintf(os.Stdout, "bytes for each event: %d with their index, %d of days\n", events/int64(n), days/int64(n))
+		fmt.Fprintf(os.Stdout, "bytes for each event: %d with their index, %d of days and months\n", events/int64(n), days/int64(n))
 		at := time.Now()
 		if err := usagepg.NewWith(pool, usagepg.Config{Retention: 35 * 24 * time.Hour}).Maintain(ctx, now); err != nil {
 			b.Fatal(err)
