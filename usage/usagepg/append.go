@@ -335,11 +335,11 @@ func pick(entries []usage.Entry, index []int) []usage.Entry {
 // compareHashes tells duplicates from reused keys.
 func (s *Store) compareHashes(w *work, entries []usage.Entry, keyed []int, stored map[int]bool, out []usage.AppendOutcome) error {
 	var accounts []string
-	var keys [][16]byte
+	var keys uuids
 	byKey := map[eventKey]int{}
 	for _, i := range keyed {
 		if !stored[i] {
-			accounts, keys = append(accounts, entries[i].Account), append(keys, entries[i].Key)
+			accounts, keys = append(accounts, entries[i].Account), append(keys, uuid(entries[i].Key))
 			byKey[keyOfEntry(entries[i])] = i
 		}
 	}

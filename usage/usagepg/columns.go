@@ -1,6 +1,7 @@
 package usagepg
 
 import (
+	"encoding/hex"
 	"strconv"
 	"time"
 
@@ -21,6 +22,7 @@ type (
 	optionals = columnOf[optional, *optional]
 	numbers   = columnOf[number, *number]
 	moments   = columnOf[moment, *moment]
+	uuids     = columnOf[uuid, *uuid]
 )
 
 type (
@@ -28,6 +30,7 @@ type (
 	optional struct{ text *string }
 	number   int64
 	moment   int64 // Unix microseconds
+	uuid     [16]byte
 )
 
 // Dimensions implements pgtype.ArrayGetter.
@@ -93,6 +96,11 @@ func (i *moment) literal(buf []byte) []byte {
 }
 
 func (i *moment) time() time.Time { return time.UnixMicro(int64(*i)).UTC() }
+
+// UUIDValue implements pgtype.UUIDValuer.
+func (u *uuid) UUIDValue() (pgtype.UUID, error) { return pgtype.UUID{Bytes: *u, Valid: true}, nil }
+
+func (u *uuid) literal(buf []byte) []byte { return hex.AppendEncode(buf, u[:]) }
 
 // appendLiteral appends an element of an array's text.
 func appendLiteral(buf []byte, s string) []byte {

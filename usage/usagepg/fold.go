@@ -287,10 +287,10 @@ func shortKey(key [16]byte) int64 { return int64(binary.BigEndian.Uint64(key[8:]
 // keyColumns are the arguments of insertKeys.
 func keyColumns(entries []usage.Entry, now time.Time) []any {
 	n := len(entries)
-	accounts, keys, hashes, at := make(texts, n), make([][16]byte, n), make(numbers, n), make(moments, n)
+	accounts, keys, hashes, at := make(texts, n), make(uuids, n), make(numbers, n), make(moments, n)
 	for i := range entries {
 		e := &entries[i]
-		accounts[i], keys[i], hashes[i], at[i] = text(e.Account), e.Key, number(e.Hash), moment(now.UnixMicro())
+		accounts[i], keys[i], hashes[i], at[i] = text(e.Account), uuid(e.Key), number(e.Hash), moment(now.UnixMicro())
 	}
 	return []any{accounts, keys, hashes, at}
 }
