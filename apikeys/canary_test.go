@@ -115,7 +115,7 @@ func TestNoSecretLeavesTheService(t *testing.T) {
 	entries, err := store.Log(ctx, apikeys.LogQuery{})
 	say(entries, err)
 
-	all := said.String()
+	all := strings.ToLower(said.String())
 	parts := map[string]string{"pepper": "CANARY", "pepper hex": hex.EncodeToString([]byte("CANARY")), "pepper base64": base64.StdEncoding.EncodeToString(secret)[:12]}
 	for i, text := range tokens {
 		parts[fmt.Sprint("token ", i)] = text[14:26]
@@ -133,7 +133,7 @@ func TestNoSecretLeavesTheService(t *testing.T) {
 		parts["hash bytes of "+k.ID] = strings.Trim(fmt.Sprintf("%d", hash[:4]), "[]")
 	}
 	for what, part := range parts {
-		if strings.Contains(strings.ToLower(all), strings.ToLower(part)) {
+		if strings.Contains(all, strings.ToLower(part)) {
 			t.Errorf("%s got out", what)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"log/slog"
 	"maps"
 	"time"
@@ -101,6 +102,7 @@ type Service struct {
 	store   Store
 	cfg     Config
 	head    string // <prefix>_<environment>_
+	headCRC uint32 // checksum of head
 	hashers []*hasher
 	proving bool // every pepper has a secret: a tag proves who issued a token
 	implies map[string][]string
@@ -180,6 +182,7 @@ func New(store Store, cfg Config) (*Service, error) {
 		lookups: make(chan struct{}, cfg.MaxLookups),
 		unknown: newUnknownKeys(),
 	}
+	s.headCRC = crc32.ChecksumIEEE([]byte(s.head))
 	for _, h := range hashers {
 		s.proving = s.proving && !h.plain
 	}

@@ -62,15 +62,18 @@ type hasher struct {
 	id      int16
 	plain   bool
 	tagOnly bool
+	short   *short    // nil where there is none
 	states  sync.Pool // of *state
 }
 
 // state is what one hash needs; it is reused, because a verification must not
 // allocate.
 type state struct {
-	h    hash.Hash
-	sum  [sha256.Size]byte
-	text [maxToken]byte // the text that is looked at
+	short *short
+	work  workspace
+	long  hash.Hash // for texts that are too long for short
+	sum   [sha256.Size]byte
+	text  [maxToken]byte // the text that is looked at
 }
 
 func newHashers(peppers []Pepper) ([]*hasher, error) {
@@ -102,12 +105,20 @@ func newHashers(peppers []Pepper) ([]*hasher, error) {
 
 func newHasher(p Pepper) *hasher {
 	h := &hasher{id: p.ID, plain: p.ID == 0, tagOnly: p.TagOnly}
-	if h.plain {
-		h.states.New = func() any { return &state{h: sha256.New()} }
-		return h
+	newLong := sha256.New
+	var key []byte
+	if !h.plain {
+		key = p.derive("apikeys/v1")
+		newLong = func() hash.Hash { return hmac.New(sha256.New, key) }
 	}
-	key := p.derive("apikeys/v1")
-	h.states.New = func() any { return &state{h: hmac.New(sha256.New, key)} }
+	h.short = newShort(key)
+	h.states.New = func() any {
+		s := &state{short: h.short, long: newLong()}
+		if s.short != nil {
+			s.work.digest = sha256.New().(digest)
+		}
+		return s
+	}
 	return h
 }
 
@@ -121,11 +132,19 @@ func (h *hasher) sum(input []byte) (tag uint32, stored Hash) {
 }
 
 func (s *state) of(input []byte) (tag uint32, stored Hash) {
-	s.h.Reset()
-	s.h.Write(input)
-	s.h.Sum(s.sum[:0])
-	copy(stored[:], s.sum[4:])
-	return binary.BigEndian.Uint32(s.sum[:4]) % tagSpace, stored
+	sum := s.sumOf(input)
+	copy(stored[:], sum[4:])
+	return binary.BigEndian.Uint32(sum) % tagSpace, stored
+}
+
+// sumOf returns the whole sum, in memory of the state.
+func (s *state) sumOf(input []byte) []byte {
+	if s.short != nil && len(input) <= maxShort {
+		return s.short.sum(&s.work, input)
+	}
+	s.long.Reset()
+	s.long.Write(input)
+	return s.long.Sum(s.sum[:0])
 }
 
 // wrap hashes something that isn't a token of this module. The leading zero

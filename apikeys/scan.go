@@ -25,10 +25,12 @@ func (s *Service) Scan(r io.Reader, found func(Found) error) error {
 	var failed error
 	reported := int64(-1)
 	for {
+		// What began before this was whole already, and has been looked at.
+		from := max(len(buf)-keep, 0)
 		n, err := r.Read(buf[len(buf):size])
 		buf = buf[:len(buf)+n]
-		scanText(buf, s.cfg.Prefix, func(at int, text []byte) {
-			offset := base + int64(at)
+		scanText(buf[from:], s.cfg.Prefix, func(at int, text []byte) {
+			offset := base + int64(from+at)
 			if offset <= reported || failed != nil {
 				return
 			}

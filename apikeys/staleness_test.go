@@ -124,7 +124,7 @@ func TestPartitionedNodeForgetsInTime(t *testing.T) {
 			a := newService(t, shared, at(c), func(cfg *apikeys.Config) { cfg.CacheSize = 1024 })
 			b := newService(t, storeB, at(c), func(cfg *apikeys.Config) { cfg.MaxStaleness = tc.staleness })
 			require.NoError(t, b.Sync(ctx))
-			n := proof(200, 1000)
+			n := proof(100, 1000)
 			tokens, ids := make([]string, n), make([]string, n)
 			for i := range n {
 				token, k := issue(t, a, apikeys.NewKey{})

@@ -2,6 +2,7 @@ package apikeys
 
 import (
 	"crypto/rand"
+	"encoding/binary"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -127,20 +128,40 @@ func parse(text []byte) (parsed, bool) {
 		return parsed{}, false
 	}
 	tag, crc, ok := tail(text[headLen+randomLen:])
-	if !ok || !intact(text, headLen, crc) {
+	if !ok || !intact(text[headLen:], crc32.ChecksumIEEE(text[:headLen]), crc) {
 		return parsed{}, false
 	}
 	return parsed{headLen: headLen, tag: uint32(tag)}, true
 }
 
 // intact reports whether the random part has the alphabet, and the checksum is
-// the one that the text was written with.
-func intact(text []byte, headLen int, crc uint64) bool {
-	var bad byte
-	for _, c := range text[headLen : headLen+randomLen] {
-		bad |= digits[c]
+// the one that the text was written with. The body is what follows the head,
+// whose checksum the caller knows.
+func intact(body []byte, headCRC uint32, crc uint64) bool {
+	return alphabetic(body[:randomLen]) && crc == uint64(crc32.Update(headCRC, crc32.IEEETable, body[:randomLen+tagLen]))
+}
+
+// alphabetic reports whether a random part has digits and letters only. It
+// looks at 8 characters at a time, and at some of them twice.
+func alphabetic(random []byte) bool {
+	all := eight(random[randomLen-8:])
+	for i := 0; i+8 <= randomLen; i += 8 {
+		all &= eight(random[i:])
 	}
-	return bad&0x80 == 0 && crc == uint64(crc32.ChecksumIEEE(text[:len(text)-crcLen]))
+	return all == eachByte*0x80
+}
+
+const eachByte = 0x0101010101010101
+
+// eight returns the highest bit of each of the first 8 characters that is a
+// digit or a letter, and no other bit.
+func eight(b []byte) uint64 {
+	w := binary.LittleEndian.Uint64(b)
+	low := w &^ (eachByte * 0x80)
+	folded := low | eachByte*0x20 // upper case becomes lower, and nothing else a letter
+	digit := (low + eachByte*(0x80-'0')) &^ (low + eachByte*(0x7f-'9'))
+	letter := (folded + eachByte*(0x80-'a')) &^ (folded + eachByte*(0x7f-'z'))
+	return (digit | letter) &^ w & (eachByte * 0x80)
 }
 
 // tail reads the last 11 characters of a token: what they say, right or wrong.

@@ -162,7 +162,7 @@ func (s *Service) identify(token string) (candidate, Reason) {
 		s.hashers[0].states.Put(st)
 		return c, ReasonNone
 	}
-	ok = ok && intact(text, len(s.head), crc)
+	ok = ok && intact(text[len(s.head):], s.headCRC, crc)
 	s.hashers[0].states.Put(st)
 	if !ok {
 		return s.identifyForeign(token)

@@ -259,6 +259,8 @@ type Store interface {
 	// returns how many.
 	Extend(ctx context.Context, leases []Lease, until time.Time) (int, error)
 	// Ack ends attempts, all in one step, and returns how many it applied to.
+	// Without any it changes nothing, but makes the way that it would take: a
+	// worker asks for that before it sends.
 	Ack(ctx context.Context, acks []Ack) (int, error)
 	// Recover takes mails back whose lease has ended: Claimed ones become
 	// Pending, Sending ones Held with ReasonAmbiguous.
@@ -314,9 +316,10 @@ type Lease struct {
 	Attempt int
 }
 
-// Waiter is an optional interface of a Store: Wait returns when mail may have
-// become due, when the time is up, or when the context ends. It is a hint
-// only; workers poll as well.
+// Waiter is an optional interface of a Store. Wait returns when mail may have
+// become due, when the time is up, or when the context ends. Once it would
+// notice new mail it calls look, for what came before, and returns if look
+// reports that there was some. It is a hint only; workers poll as well.
 type Waiter interface {
-	Wait(ctx context.Context, atMost time.Duration) error
+	Wait(ctx context.Context, atMost time.Duration, look func(context.Context) bool) error
 }

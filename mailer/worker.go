@@ -14,8 +14,8 @@ import (
 // it with a context that SIGTERM cancels.
 //
 // Its goroutines are Config.Concurrency senders, as many that write results but
-// at most four, and one that renews leases; all have ended when Run returns. An unreachable store is
-// waited for, with a warning in the log.
+// at most four, and one that renews leases; all have ended when Run returns. An
+// unreachable store is waited for, with a warning in the log.
 func (s *Service) Run(ctx context.Context) error {
 	if s.store == nil {
 		<-ctx.Done()
@@ -23,13 +23,11 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	w := s.newWorker(ctx)
 	for ctx.Err() == nil {
-		n, err := w.round(ctx)
-		if err != nil && ctx.Err() == nil {
-			s.log.WarnContext(ctx, "mailer: the outbox can't be read", "error", err)
+		leased := w.look(ctx)
+		if len(leased) == 0 && ctx.Err() == nil {
+			leased = w.idle(ctx)
 		}
-		if n == 0 && ctx.Err() == nil {
-			w.idle(ctx)
-		}
+		w.hand(leased)
 	}
 	return w.close()
 }
@@ -44,12 +42,13 @@ func (s *Service) Flush(ctx context.Context) (int, error) {
 	total := 0
 	var err error
 	for ctx.Err() == nil {
-		var n int
-		n, err = w.round(ctx)
-		if err != nil || n == 0 {
+		var leased []Leased
+		leased, err = w.claim(ctx)
+		if err != nil || len(leased) == 0 {
 			break
 		}
-		total += n
+		total += len(leased)
+		w.hand(leased)
 		w.settled.Wait()
 	}
 	return total, errors.Join(err, w.close())
@@ -76,6 +75,7 @@ type worker struct {
 	mu       sync.Mutex
 	held     map[string]int // leases: ID to attempt
 	recover  time.Time
+	opened   time.Time // by the real clock
 	renew    *time.Ticker
 	finished chan struct{}
 }
@@ -99,7 +99,7 @@ func (s *Service) newWorker(ctx context.Context) *worker {
 	}
 	// A result should not wait for another one's way to the store: what a crash
 	// repeats is what waits. Beyond a few writers they go in batches.
-	for range min(s.cfg.Concurrency, maxWriters) {
+	for range w.writers() {
 		w.acker.Go(w.collect)
 	}
 	w.acker.Go(w.heartbeat)
@@ -123,14 +123,14 @@ func (w *worker) close() error {
 	return nil
 }
 
-// round claims one batch and hands it to the senders; it returns how many.
-func (w *worker) round(ctx context.Context) (int, error) {
+// claim takes one batch.
+func (w *worker) claim(ctx context.Context) ([]Leased, error) {
 	s := w.s
 	now := s.now()
 	if !now.Before(w.recover) {
 		n, err := s.store.Recover(ctx, now)
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
 		if n > 0 {
 			s.log.WarnContext(ctx, "mailer: mails of a worker that went away were taken back", "mails", n)
@@ -138,14 +138,27 @@ func (w *worker) round(ctx context.Context) (int, error) {
 		w.recover = now.Add(s.cfg.Lease / 2)
 	}
 	if !s.pacer.paused(transportCircuit).IsZero() {
-		return 0, nil
+		return nil, nil
 	}
 	// Not with ctx: a claim that is cut off can leave mails leased to nobody.
 	claiming, cancel := context.WithTimeout(w.sending, s.cfg.Drain)
 	defer cancel()
-	leased, err := s.store.Claim(claiming, Claim{Now: now, Limit: s.cfg.Batch, Lease: s.cfg.Lease, NotDomains: s.pacer.pausedDomains()})
-	if err != nil {
-		return 0, err
+	return s.store.Claim(claiming, Claim{Now: now, Limit: s.cfg.Batch, Lease: s.cfg.Lease, NotDomains: s.pacer.pausedDomains()})
+}
+
+// look is claim, with a warning in place of an error.
+func (w *worker) look(ctx context.Context) []Leased {
+	leased, err := w.claim(ctx)
+	if err != nil && ctx.Err() == nil {
+		w.s.log.WarnContext(ctx, "mailer: the outbox can't be read", "error", err)
+	}
+	return leased
+}
+
+// hand gives a batch to the senders.
+func (w *worker) hand(leased []Leased) {
+	if len(leased) == 0 {
+		return
 	}
 	w.settled.Add(len(leased))
 	w.mu.Lock()
@@ -153,26 +166,56 @@ func (w *worker) round(ctx context.Context) (int, error) {
 		w.held[m.ID] = m.Attempts
 	}
 	w.mu.Unlock()
+	w.open()
 	for _, m := range leased {
-		w.jobs <- job{m, s.kinds[m.Kind]}
+		w.jobs <- job{m, w.s.kinds[m.Kind]}
 	}
-	return len(leased), nil
 }
 
-// idle waits for a hint, the poll, or the end.
-func (w *worker) idle(ctx context.Context) {
-	pause := w.s.cfg.Poll
-	if until := w.s.pacer.paused(transportCircuit); !until.IsZero() {
-		pause = min(max(until.Sub(w.s.cfg.Now()), time.Millisecond), pause)
-		sleep(ctx, pause)
+// openEvery is how often the way of results is looked after; pools close
+// connections that are idle for longer.
+const openEvery = time.Minute
+
+// open has a connection ready for each writer, and for the next claim beside
+// them: what is sent while results wait for a connection would be sent again
+// after a crash.
+func (w *worker) open() {
+	if time.Since(w.opened) < openEvery {
 		return
 	}
+	ctx, cancel := context.WithTimeout(w.sending, ackTimeout)
+	defer cancel()
+	var ready sync.WaitGroup
+	for range w.writers() + 1 {
+		ready.Go(func() { _, _ = w.s.store.Ack(ctx, nil) }) // the results themselves are tried again and again
+	}
+	ready.Wait()
+	w.opened = time.Now()
+}
+
+// writers is how many write results side by side.
+func (w *worker) writers() int { return min(w.s.cfg.Concurrency, maxWriters) }
+
+// idle waits for a hint, the poll, or the end, and returns what it found.
+func (w *worker) idle(ctx context.Context) (leased []Leased) {
+	pause := w.s.cfg.Poll
+	if until := w.s.pacer.paused(transportCircuit); !until.IsZero() {
+		sleep(ctx, min(max(until.Sub(w.s.cfg.Now()), time.Millisecond), pause))
+		return nil
+	}
 	if waiter, ok := w.s.store.(Waiter); ok {
-		if err := waiter.Wait(ctx, pause); err == nil {
-			return
+		err := waiter.Wait(ctx, pause, func(context.Context) bool {
+			if ctx.Err() == nil && len(leased) == 0 {
+				leased = w.look(ctx)
+			}
+			return len(leased) > 0
+		})
+		if err == nil || len(leased) > 0 {
+			return leased
 		}
 	}
 	sleep(ctx, pause)
+	return nil
 }
 
 // sleep waits in real time: only the decisions use the injected clock.

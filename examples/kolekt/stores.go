@@ -193,7 +193,11 @@ func (s *Stores) Ready(ctx context.Context) error {
 // anyway.
 func (s *Stores) Make(ctx context.Context, meters *usage.Service, r usage.Request, k kolekts.Kolekt) (usage.Decision, error) {
 	if s.usage != nil {
-		return meters.With(s.usage.Along(func(b *pgx.Batch) { kolekts.Insert(b, k) })).Consume(ctx, r)
+		d, err := meters.With(s.usage.Along(func(b *pgx.Batch) { kolekts.Insert(b, k) })).Consume(ctx, r)
+		if kolekts.IsGone(err) {
+			err = kolekts.ErrGone
+		}
+		return d, err
 	}
 	d, err := meters.Consume(ctx, r)
 	if err == nil && d.Allowed && !d.Replayed {

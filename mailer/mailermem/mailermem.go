@@ -343,10 +343,13 @@ func (s *Store) Cancel(ctx context.Context, id string, at time.Time) (bool, erro
 }
 
 // Wait implements mailer.Waiter.
-func (s *Store) Wait(ctx context.Context, atMost time.Duration) error {
+func (s *Store) Wait(ctx context.Context, atMost time.Duration, look func(context.Context) bool) error {
 	s.mu.Lock()
 	wake := s.wake
 	s.mu.Unlock()
+	if look(ctx) {
+		return nil
+	}
 	t := time.NewTimer(atMost)
 	defer t.Stop()
 	select {

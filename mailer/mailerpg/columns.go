@@ -63,7 +63,7 @@ const (
 	contentColumns = `o.key_hash, o.kind, o.stream, o.class, o.guarded, coalesce(o.account, ''), coalesce(o.topic, ''),
     coalesce(o.email, ''), coalesce(o.name, ''), coalesce(o.locale, ''), coalesce(o.time_zone, ''), coalesce(o.domain, ''),
     o.address_hash, o.data, o.created_at, o.expires_at`
-	deliveryColumns = `d.id, d.state, d.attempts, d.run_at, d.finished_at, d.reason, d.code, d.enhanced, d.transport, d.provider_id`
+	deliveryColumns = `d.id, d.state, d.attempts, d.run_at, d.at, d.reason, d.code, d.enhanced, d.transport, d.provider_id`
 
 	// selectMail begins at deliveries, selectContents at contents: each joins
 	// the other half by its primary key.
@@ -77,8 +77,11 @@ type record struct {
 	mailer.Mail
 	key          pgtype.UUID
 	class, state int16
-	finished     *time.Time
+	at           time.Time
 }
+
+// scrubbed is what the state of a mail has gained when it was scrubbed.
+const scrubbed = 10
 
 func (r *record) content(more ...any) []any {
 	return append([]any{&r.key, &r.Kind, &r.Stream, &r.class, &r.Guarded, &r.Account, &r.Topic, &r.Email, &r.Name, &r.Locale,
@@ -86,16 +89,16 @@ func (r *record) content(more ...any) []any {
 }
 
 func (r *record) delivery(more ...any) []any {
-	return append([]any{&r.ID, &r.state, &r.Attempts, &r.RunAt, &r.finished, &r.Reason, &r.Code, &r.Enhanced, &r.Transport,
+	return append([]any{&r.ID, &r.state, &r.Attempts, &r.RunAt, &r.at, &r.Reason, &r.Code, &r.Enhanced, &r.Transport,
 		&r.ProviderID}, more...)
 }
 
 func (r *record) mail() mailer.Mail {
 	m := r.Mail
-	m.KeyHash, m.Class, m.State = r.key.Bytes[:], mailer.Class(r.class), mailer.State(r.state)
+	m.KeyHash, m.Class, m.State = r.key.Bytes[:], mailer.Class(r.class), mailer.State(r.state%scrubbed)
 	m.CreatedAt, m.RunAt, m.ExpiresAt = m.CreatedAt.UTC(), m.RunAt.UTC(), m.ExpiresAt.UTC()
-	if r.finished != nil {
-		m.FinishedAt = r.finished.UTC()
+	if m.State >= mailer.Done {
+		m.FinishedAt = r.at.UTC()
 	}
 	return m
 }

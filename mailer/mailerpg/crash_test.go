@@ -102,6 +102,9 @@ type lateStore struct {
 }
 
 func (s *lateStore) Ack(ctx context.Context, acks []mailer.Ack) (int, error) {
+	if len(acks) == 0 {
+		return s.Store.Ack(ctx, nil)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.acks = append(s.acks, acks...); len(s.acks) < 50 {

@@ -42,31 +42,39 @@ with m as (
     on conflict (key_hash) do nothing
     returning id, key_hash, stream, class, domain, address_hash, created_at, run_at
 ), d as (
-    insert into mailer_delivery (id, key_hash, run_at, domain, state, reason, finished_at)
-    select id, key_hash, run_at, domain, case when blocked then 5 else 0 end, case when blocked then 'suppressed' else '' end,
-        case when blocked then created_at end
+    insert into mailer_delivery (id, key_hash, at, run_at, domain, state, reason)
+    select id, key_hash, case when blocked then created_at else run_at end, run_at, domain, case when blocked then 5 else 0 end,
+        case when blocked then 'suppressed' else '' end
     from (select m.*, (select exists (select 1 from mailer_suppression where address_hash = any ($14))) and ` + blocked + ` as blocked from m) m
     order by id
     returning id, state
 )
 select coalesce(array_agg(id) filter (where state = 5), '{}'), case when count(*) < cardinality($1) then coalesce(array_agg(id), '{}') end,
-    (select pg_notify('` + channel + `', '')::text)
+    (select ` + hint + `)
 from d`
 
 // enqueueOne is enqueuePlain for one mail, which is the usual case: a third of
-// the time, since there are no arrays and the plan is a short one.
+// the time, since there are no arrays and the plan is a short one. Whether the
+// address is suppressed depends on parameters alone, and is asked once.
 const enqueueOne = `
 with m as (
     insert into mailer_outbox (` + outboxColumns + `)
     values ($2, $1, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
     on conflict (key_hash) do nothing
-    returning id, key_hash, stream, class, domain, address_hash, created_at, run_at
+    returning id
 )
-insert into mailer_delivery (id, key_hash, run_at, domain, state, reason, finished_at)
-select id, key_hash, run_at, domain, case when blocked then 5 else 0 end, case when blocked then 'suppressed' else '' end,
-    case when blocked then created_at end
-from (select m.*, ` + blocked + ` as blocked from m) m
-returning state, pg_notify('` + channel + `', '')::text`
+insert into mailer_delivery (id, key_hash, at, run_at, domain, state, reason)
+select id, $2, case when blocked then $16 else $17 end, $17, $13, case when blocked then 5 else 0 end,
+    case when blocked then 'suppressed' else '' end
+from m, (
+    select exists (
+        select 1
+        from mailer_suppression
+        where address_hash = $14 and blocks >= $5 and (stream = '' or stream = $4)
+    ) as blocked
+    offset 0
+) s
+returning state, ` + hint
 
 // enqueueRules takes one mail whose rules look at the account's other mails.
 // The advisory lock on the account, taken in a statement before, makes the
@@ -104,7 +112,7 @@ with used as (
     ) >= $21
 ), superseded as (
     update mailer_delivery
-    set state = 5, reason = 'superseded', finished_at = $16
+    set state = 5, at = $16, reason = 'superseded'
     where state = 0 and id = any (array(
             select id from mailer_outbox
             where account = $7 and account <> '' and kind = any ($20::text[]) and ($8 = '' or topic = $8)
@@ -114,7 +122,7 @@ with used as (
     insert into mailer_outbox (id, key_hash, kind, stream, class, guarded, account, topic, grp, email, name, locale, time_zone,
         domain, address_hash, data, created_at, run_at, expires_at, merged_into)
     select $1, $2, $3, $4, $5, $6,
-        case when m.id is null then $7 end, case when m.id is null then $8 end, case when m.id is null then $19::text end,
+        coalesce(m.id, $7), case when m.id is null then $8 end, case when m.id is null then $19::text end,
         case when m.id is null then $9 end, case when m.id is null then $10 end, case when m.id is null then $11 end,
         case when m.id is null then $12 end, case when m.id is null then $13 end, case when m.id is null then $14::bytea end,
         case when m.id is null then $15::json end, $16, $17, $18, m.id
@@ -124,9 +132,9 @@ with used as (
     on conflict (key_hash) do nothing
     returning id, key_hash, run_at, domain, merged_into
 ), delivery as (
-    insert into mailer_delivery (id, key_hash, run_at, domain, state, reason, finished_at)
-    select i.id, i.key_hash, i.run_at, i.domain, case when b or c then 5 else 0 end,
-        case when b then 'suppressed' when c then 'capped' else '' end, case when b or c then $16::timestamptz end
+    insert into mailer_delivery (id, key_hash, at, run_at, domain, state, reason)
+    select i.id, i.key_hash, case when b or c then $16 else i.run_at end, i.run_at, i.domain, case when b or c then 5 else 0 end,
+        case when b then 'suppressed' when c then 'capped' else '' end
     from inserted i, (select exists (select 1 from blocked) as b, exists (select 1 from capped) as c) rules
     where i.merged_into is null
     returning reason
@@ -135,7 +143,7 @@ select coalesce((select id from used), (select coalesce(merged_into, id) from in
     case when exists (select 1 from used) then 'duplicate'
         when exists (select 1 from inserted where merged_into is not null) then 'coalesced'
         else coalesce((select reason from delivery), 'raced') end,
-    (select pg_notify('` + channel + `', '')::text)`
+    (select ` + hint + `)`
 
 // Enqueue implements mailer.Store.
 func (s *Store) Enqueue(ctx context.Context, mails []mailer.Enqueue) ([]mailer.Receipt, error) {

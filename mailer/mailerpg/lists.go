@@ -91,25 +91,24 @@ func (s *Store) CountEvents(ctx context.Context, addressHash []byte, t mailer.Ev
 	return n, nil
 }
 
-// scrubbed empties what is personal in a mail; the row goes on holding its key.
-const scrubbed = `account = null, topic = null, grp = null, email = null, name = null, locale = null, time_zone = null,
+// emptied removes what is personal in a mail; the row goes on holding its key.
+const emptied = `account = null, topic = null, grp = null, email = null, name = null, locale = null, time_zone = null,
     domain = null, address_hash = null, data = null`
 
 // Deliveries are locked before contents, here as everywhere. Arrays make rows
 // be found by their keys, as in claim.
 const scrub = `
 with old as (
-    select id, key_hash from mailer_delivery
-    where state >= 3 and not scrubbed and finished_at < $1
-    order by finished_at
+    select d.id, d.key_hash
+    from unnest('{3, 4, 5, 6}'::smallint[]) as final (state),
+        lateral (select id, key_hash from mailer_delivery where state = final.state and at < $1 order by at limit $2 for update skip locked) d
     limit $2
-    for update skip locked
 ), deliveries as (
     update mailer_delivery
-    set scrubbed = true, domain = null, provider_id = ''
+    set state = state + 10, domain = null, provider_id = ''
     where id = any (array(select id from old))
 )
-update mailer_outbox set ` + scrubbed + ` where key_hash = any (array(select key_hash from old))`
+update mailer_outbox set ` + emptied + ` where key_hash = any (array(select key_hash from old))`
 
 // Scrub implements mailer.Store.
 func (s *Store) Scrub(ctx context.Context, before time.Time, limit int) (int, error) {
@@ -120,18 +119,17 @@ func (s *Store) Scrub(ctx context.Context, before time.Time, limit int) (int, er
 	return int(tag.RowsAffected()), nil
 }
 
-// purge forgets with a mail the keys of those that it took the place of.
+// purge forgets with a mail the keys of those that were merged into it.
 const purge = `
 with old as (
-    select id, key_hash from mailer_delivery
-    where scrubbed and finished_at < $1
-    order by finished_at
+    select d.id, d.key_hash
+    from unnest('{13, 14, 15, 16}'::smallint[]) as final (state),
+        lateral (select id, key_hash from mailer_delivery where state = final.state and at < $1 order by at limit $2 for update skip locked) d
     limit $2
-    for update skip locked
 ), deliveries as (
     delete from mailer_delivery where id = any (array(select id from old))
 ), merged as (
-    delete from mailer_outbox where merged_into = any (array(select id from old)) and merged_into is not null
+    delete from mailer_outbox where account = any (array(select id from old)) and account <> '' and merged_into is not null
 )
 delete from mailer_outbox where key_hash = any (array(select key_hash from old))`
 
@@ -208,13 +206,12 @@ with found as (
 ), mine as (
     select id, key_hash from mailer_delivery where id = any (array(select id from found)) order by id for update
 ), mails as (
-    update mailer_outbox set ` + scrubbed + ` where key_hash = any (array(select key_hash from mine)) returning 1
+    update mailer_outbox set ` + emptied + ` where key_hash = any (array(select key_hash from mine)) returning 1
 ), deliveries as (
     update mailer_delivery
-    set scrubbed = true, domain = null, provider_id = '', lease_until = null,
-        finished_at = case when state in (0, 1, 2, 6) then $2 else finished_at end,
+    set domain = null, provider_id = '', at = case when state in (0, 1, 2, 6) then $2 else at end,
         reason = case when state in (0, 1, 2, 6) then 'erased' else reason end,
-        state = case when state in (0, 1, 2, 6) then 5 else state end
+        state = case when state in (0, 1, 2, 6) then 15 when state < 10 then state + 10 else state end
     where id = any (array(select id from mine))
 ), events as (
     delete from mailer_event where mail_id = any (array(select id from mine)) and mail_id <> '' returning 1

@@ -27,7 +27,7 @@ func TestNoStatementReadsTheHistory(t *testing.T) {
 	exec(`insert into mailer_outbox (id, key_hash, kind, stream, class, guarded, account, topic, email, domain, address_hash, data, created_at, run_at, expires_at)
 select 'mail_' || lpad(i::text, 9, '0'), md5(i::text)::uuid, 'k', 's', 2, false, 'acct_' || i % 1000, '', 'u@example.org', 'example.org', sha256(i::text::bytea), '{}', now(), now(), now()
 from generate_series(1, 30000) i`)
-	exec(`insert into mailer_delivery (id, key_hash, state, domain, run_at, finished_at)
+	exec(`insert into mailer_delivery (id, key_hash, state, domain, run_at, at)
 select id, key_hash, 3, domain, run_at, now() from mailer_outbox`)
 	exec(`insert into mailer_event (provider, event_id, type, reason, mail_id, address_hash, code, enhanced, at)
 select 'p', id, 'delivered', '', id, address_hash, 250, '', now() from mailer_outbox`)
@@ -71,7 +71,7 @@ select sha256(('s' || i)::bytea), '', 'bounced', 2, '', now() from generate_seri
 		set  []string
 	}{
 		{"with one due mail", nil},
-		{"with many due mails", []string{"update mailer_delivery set state = 0, finished_at = null where id < 'mail_000008000'"}},
+		{"with many due mails", []string{"update mailer_delivery set state = 0, at = run_at where id < 'mail_000008000'"}},
 	} {
 		for _, sql := range c.set {
 			exec(sql)
@@ -87,7 +87,7 @@ select sha256(('s' || i)::bytea), '', 'bounced', 2, '', now() from generate_seri
 				require.NotContains(t, p, "Seq Scan on "+table, "%s, %s", name, c.name)
 			}
 			if strings.HasPrefix(name, "list the") {
-				require.NotContains(t, p, "using mailer_delivery_pkey on mailer_delivery d", "%s walks through the history:\n%s", name, p)
+				require.Regexp(t, `using mailer_delivery_pkey on mailer_delivery d.*\n +Index Cond: \(id = ANY`, p, "%s walks through the history:\n%s", name, p)
 			}
 		}
 		require.Contains(t, plan("select count(*) from mailer_outbox where email = $1"), "Seq Scan on mailer_outbox", "the control")

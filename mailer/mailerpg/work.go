@@ -17,16 +17,16 @@ import (
 )
 
 // claim leases and counts in one statement. SKIP LOCKED keeps workers from
-// waiting for each other; the partial index keeps it quick whatever the
+// waiting for each other; the index of work keeps it quick whatever the
 // history. The array makes the rows be updated by their key: from a subquery of
 // unknown length the planner may take to reading the whole table.
 const claim = `
 update mailer_delivery d
-set state = 1, attempts = attempts + 1, lease_until = $3
+set state = 1, at = $3, attempts = attempts + 1
 where id = any (array(
     select id from mailer_delivery
-    where state = 0 and run_at <= $1 and domain <> all ($4::text[])
-    order by run_at, id
+    where state = 0 and at <= $1 and domain <> all ($4::text[])
+    order by at
     limit $2
     for update skip locked
 ))
@@ -103,7 +103,7 @@ func (s *Store) Begin(ctx context.Context, id string, attempt int) (bool, error)
 // key, as in ack.
 const extend = `
 update mailer_delivery u
-set lease_until = $3
+set at = $3
 from (
     select o.id
     from mailer_delivery o join unnest((select $1::text[]), (select $2::integer[])) as l (id, attempt) on o.id = l.id and o.attempts = l.attempt
@@ -134,20 +134,18 @@ func (s *Store) Extend(ctx context.Context, leases []mailer.Lease, until time.Ti
 // results there are, for which it would read the whole table.
 const ack = `
 update mailer_delivery o
-set state = a.state, run_at = case when a.state = 0 then a.run_at else o.run_at end, attempts = o.attempts - a.refund,
-    finished_at = case when a.state = 0 then null else a.at end, reason = a.reason, code = a.code, enhanced = a.enhanced,
-    transport = a.transport, provider_id = a.provider_id, lease_until = null
+set state = a.state, at = case when a.state = 0 then a.run_at else a.at end,
+    run_at = case when a.state = 0 then a.run_at else o.run_at end, attempts = o.attempts - a.refund,
+    reason = a.reason, code = a.code, enhanced = a.enhanced, transport = a.transport, provider_id = a.provider_id
 from unnest((select $1::text[]), (select $2::integer[]), (select $3::smallint[]), (select $4::timestamptz[]),
             (select $5::integer[]), (select $6::timestamptz[]), (select $7::text[]), (select $8::integer[]),
             (select $9::text[]), (select $10::text[]), (select $11::text[]))
     as a (id, attempt, state, run_at, refund, at, reason, code, enhanced, transport, provider_id)
 where o.id = a.id and o.attempts = a.attempt and o.state + 0 in (1, 2)`
 
-// Ack implements mailer.Store.
+// Ack implements mailer.Store. Without acks the statement still runs: its
+// connection is then open, and knows it.
 func (s *Store) Ack(ctx context.Context, acks []mailer.Ack) (int, error) {
-	if len(acks) == 0 {
-		return 0, nil
-	}
 	n := len(acks)
 	sorted := slices.SortedFunc(slices.Values(acks), func(a, b mailer.Ack) int { return strings.Compare(a.ID, b.ID) })
 	ids, reasons, enhanced, transports, providers := make([]string, n), make([]string, n), make([]string, n), make([]string, n), make([]string, n)
@@ -169,12 +167,11 @@ func (s *Store) Ack(ctx context.Context, acks []mailer.Ack) (int, error) {
 
 const recoverLeases = `
 update mailer_delivery u
-set state = case when lost.state = 2 then 6 else 0 end, lease_until = null,
-    reason = case when lost.state = 2 then 'ambiguous' else u.reason end,
-    finished_at = case when lost.state = 2 then $1::timestamptz end
+set state = case when lost.state = 2 then 6 else 0 end, at = case when lost.state = 2 then $1 else u.run_at end,
+    reason = case when lost.state = 2 then 'ambiguous' else u.reason end
 from (
     select id, state from mailer_delivery
-    where state in (1, 2) and lease_until < $1
+    where state in (1, 2) and at < $1
     for update skip locked
 ) lost
 where u.id = lost.id`
@@ -193,8 +190,8 @@ func (s *Store) Recover(ctx context.Context, now time.Time) (int, error) {
 const release = `
 with released as (
     update mailer_delivery
-    set state = 0, run_at = $2, attempts = 0, reason = '', finished_at = null
-    where id = any ($1) and state in (4, 6) and not scrubbed
+    set state = 0, at = $2, run_at = $2, attempts = 0, reason = ''
+    where id = any ($1) and state in (4, 6)
     returning key_hash
 )
 update mailer_outbox set expires_at = $3 where key_hash = any (array(select key_hash from released))`
@@ -212,8 +209,8 @@ func (s *Store) Release(ctx context.Context, ids []string, at, expires time.Time
 func (s *Store) Cancel(ctx context.Context, id string, at time.Time) (bool, error) {
 	tag, err := s.db.Exec(ctx, `
 update mailer_delivery
-set state = 5, reason = 'cancelled', finished_at = $2
-where id = $1 and state in (0, 6)`, id, at)
+set state = case when state = 16 then 15 else 5 end, at = $2, reason = 'cancelled'
+where id = $1 and state in (0, 6, 16)`, id, at)
 	if err != nil {
 		return false, fmt.Errorf("mailerpg: cancel: %w", err)
 	}
@@ -236,13 +233,9 @@ func (s *Store) Lookup(ctx context.Context, id string) (mailer.Mail, error) {
 	return m, nil
 }
 
-// list says only what is asked, and for states that have an index of their
-// own says so in its words: the planner must not read the history for them.
+// list says only what is asked. States with few mails are gone through in
+// full: a walk by ID until enough of them are found could read the history.
 func list(q mailer.Query) (string, []any) {
-	states := make([]int16, len(q.States))
-	for i, st := range q.States {
-		states[i] = int16(st)
-	}
 	var args []any
 	arg := func(a any) string {
 		args = append(args, a)
@@ -252,19 +245,20 @@ func list(q mailer.Query) (string, []any) {
 	if q.Account != "" {
 		sql = selectContents + "where o.account <> '' and o.account = " + arg(q.Account)
 	}
-	if len(states) > 0 {
-		sql += " and d.state = any (" + arg(states) + ")"
-		for _, indexed := range []struct {
-			states []mailer.State
-			words  string
-		}{
-			{[]mailer.State{mailer.Pending}, " and d.state = 0"},
-			{[]mailer.State{mailer.Claimed, mailer.Sending}, " and d.state in (1, 2)"},
-			{[]mailer.State{mailer.Dead, mailer.Held}, " and d.state in (4, 6)"},
-		} {
-			if !slices.ContainsFunc(q.States, func(s mailer.State) bool { return !slices.Contains(indexed.states, s) }) {
-				sql += indexed.words
+	if len(q.States) > 0 {
+		// The planner knows how many there are of a state that it can read.
+		var states []string
+		few := q.Account == ""
+		for _, st := range q.States {
+			few = few && st != mailer.Done && st != mailer.Dropped
+			if states = append(states, strconv.Itoa(int(st))); st >= mailer.Done {
+				states = append(states, strconv.Itoa(int(st)+scrubbed))
 			}
+		}
+		if in := "state in (" + strings.Join(states, ", ") + ")"; few {
+			sql += " and d.id = any (array(select id from mailer_delivery where " + in + "))"
+		} else {
+			sql += " and d." + in
 		}
 	}
 	if q.Before != "" {
@@ -287,12 +281,11 @@ func (s *Store) List(ctx context.Context, q mailer.Query) ([]mailer.Mail, error)
 	return mails, nil
 }
 
-// stats counts through the partial indexes, whatever the history.
+// stats counts through the index of work, whatever the history.
 const stats = `
 select (select count(*) from mailer_delivery where state = 0), (select count(*) from mailer_delivery where state in (1, 2)),
-    (select count(*) from mailer_delivery where state = 4 and state in (4, 6)),
-    (select count(*) from mailer_delivery where state = 6 and state in (4, 6)),
-    (select min(run_at) from mailer_delivery where state = 0 and run_at <= $1)`
+    (select count(*) from mailer_delivery where state in (4, 14)), (select count(*) from mailer_delivery where state in (6, 16)),
+    (select min(at) from mailer_delivery where state = 0 and at <= $1)`
 
 // Stats implements mailer.Store.
 func (s *Store) Stats(ctx context.Context, now time.Time) (mailer.Stats, error) {

@@ -482,6 +482,8 @@ func testClaimConcurrently(t *testing.T, f *fixture) {
 func testAckFence(t *testing.T, f *fixture) {
 	f.enqueue(f.mail())
 	m := f.claim(epoch, 1)[0]
+	require.Zero(t, f.ack(), "there was nothing to acknowledge")
+	require.Equal(t, mailer.Claimed, f.lookup(m.ID).State)
 	wrong := done(m)
 	wrong.Attempt = 9
 	require.Zero(t, f.ack(wrong))

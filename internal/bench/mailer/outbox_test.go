@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"reflect"
+	"sync"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -55,7 +57,7 @@ func TestTableOutbox(t *testing.T) {
 	exec(`insert into mailer_outbox (id, key_hash, kind, stream, class, guarded, account, topic, email, name, locale, time_zone, domain, address_hash, data, created_at, run_at, expires_at)
 select 'mail_0' || i, substr(sha256(('h' || i)::bytea)::text, 3, 32)::uuid, 'test.note', 'notes', 2, false, 'acct_' || i % 10000, '', 'u@example.org', '', '', '', 'example.org', sha256('a'), '{"N":1}', now(), now(), now()
 from generate_series(1, $1) i`, history)
-	exec(`insert into mailer_delivery (id, key_hash, state, attempts, domain, run_at, finished_at)
+	exec(`insert into mailer_delivery (id, key_hash, state, attempts, domain, run_at, at)
 select id, key_hash, 3, 1, domain, run_at, now() from mailer_outbox`)
 	exec("create table bare (id text primary key, key_hash bytea not null unique, body json, state smallint not null, at timestamptz not null)")
 	// The same rows and indexes as what a mail says, without rules and delivery.
@@ -79,37 +81,75 @@ select id, key_hash, 3, 1, domain, run_at, now() from mailer_outbox`)
 		return out
 	}
 
-	// One mail in the caller's transaction, beside the transaction alone.
-	var alone, with []time.Duration
-	for range 1500 {
-		for _, mail := range []bool{false, true} {
-			var batch []mailer.Enqueue
-			if mail {
-				batch = prepare(1)
+	// One mail in the caller's transaction, beside the transaction alone, the
+	// same with a statement that does nothing, and with the bare insert of what a
+	// mail says.
+	transaction := func(inside func(pgx.Tx) error) time.Duration {
+		start := time.Now()
+		err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, "insert into orders (note) values ($1)", "order"); err != nil {
+				return err
 			}
-			start := time.Now()
-			err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
-				if _, err := tx.Exec(ctx, "insert into orders (note) values ($1)", "order"); err != nil {
-					return err
-				}
-				if mail {
-					_, err := svc.WithStore(mailerpg.New(tx)).EnqueueAll(ctx, batch)
-					return err
-				}
-				return nil
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if took := time.Since(start); mail {
-				with = append(with, took)
-			} else {
-				alone = append(alone, took)
-			}
+			return inside(tx)
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
+		return time.Since(start)
+	}
+	var alone, trip, row, with []time.Duration
+	for range 1500 {
+		alone = append(alone, transaction(func(pgx.Tx) error { return nil }))
+		trip = append(trip, transaction(func(tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, "select 1")
+			return err
+		}))
+		args := turned(prepare(1))
+		row = append(row, transaction(func(tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, insertTwinOne, first(args)...)
+			return err
+		}))
+		mail := prepare(1)
+		with = append(with, transaction(func(tx pgx.Tx) error {
+			_, err := svc.WithStore(mailerpg.New(tx)).EnqueueAll(ctx, mail)
+			return err
+		}))
 	}
 	t.Logf("history %d rows, fsync on", history)
-	t.Logf("transaction alone median %.3f ms, with a mail %.3f ms: +%.3f ms (best %.3f and %.3f)", ms(median(alone)), ms(median(with)), ms(median(with)-median(alone)), ms(fastest(alone)), ms(fastest(with)))
+	t.Logf("transaction alone median %.3f ms, with a mail %.3f ms: +%.3f ms (best %.3f and %.3f: +%.3f)", ms(median(alone)), ms(median(with)), ms(median(with)-median(alone)), ms(fastest(alone)), ms(fastest(with)), ms(fastest(with)-fastest(alone)))
+	t.Logf("  with select 1: +%.3f ms (best +%.3f); with a bare INSERT of the same columns into the same indexes: +%.3f ms (best +%.3f)", ms(median(trip)-median(alone)), ms(fastest(trip)-fastest(alone)), ms(median(row)-median(alone)), ms(fastest(row)-fastest(alone)))
+
+	// Eight at a time, which share the writes of their commits.
+	const callers, each = 8, 150
+	crowd := func(mail bool) time.Duration {
+		mails := prepare(callers * each)
+		start := time.Now()
+		var wg sync.WaitGroup
+		for c := range callers {
+			wg.Go(func() {
+				for i := range each {
+					err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+						if _, err := tx.Exec(ctx, "insert into orders (note) values ($1)", "order"); err != nil || !mail {
+							return err
+						}
+						at := c*each + i
+						_, err := svc.WithStore(mailerpg.New(tx)).EnqueueAll(ctx, mails[at:at+1])
+						return err
+					})
+					if err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		return time.Since(start)
+	}
+	var crowdAlone, crowdWith []time.Duration
+	for range 5 {
+		crowdAlone, crowdWith = append(crowdAlone, crowd(false)), append(crowdWith, crowd(true))
+	}
+	t.Logf("%d callers: transactions alone median %.0f/s, with a mail %.0f/s", callers, per(callers*each, median(crowdAlone)), per(callers*each, median(crowdWith)))
 
 	// A thousand at once, beside a bare INSERT of a thousand.
 	const batch, rounds = 1000, 20
@@ -187,6 +227,20 @@ select *
 from unnest($1::text[], $2::uuid[], $3::text[], $4::text[], $5::smallint[], $6::boolean[], $7::text[], $8::text[], $9::text[], $10::text[],
     $11::text[], $12::text[], $13::text[], $14::bytea[], $15::json[], $16::timestamptz[], $17::timestamptz[], $18::timestamptz[])
 on conflict (key_hash) do nothing`
+
+const insertTwinOne = `
+insert into twin (id, key_hash, kind, stream, class, guarded, account, topic, email, name, locale, time_zone, domain, address_hash, data, created_at, run_at, expires_at)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+on conflict (key_hash) do nothing`
+
+// first are the arguments of insertTwinOne: the first of each array.
+func first(args []any) []any {
+	out := make([]any, len(args))
+	for i, a := range args {
+		out[i] = reflect.ValueOf(a).Index(0).Interface()
+	}
+	return out
+}
 
 // turned are mails as insertTwin takes them.
 func turned(mails []mailer.Enqueue) []any {

@@ -23,26 +23,26 @@ create table mailer_outbox (
     created_at   timestamptz not null,
     run_at       timestamptz not null, -- as it was asked for
     expires_at   timestamptz not null,
-    -- The mail that took this one's place in it: the row is only a used key,
-    -- and has no delivery.
+    -- The mail that this one was merged into: the row is only a used key, and
+    -- has no delivery. Its account is that mail as well, to be found by.
     merged_into  text        collate "C"
 );
 
 create index mailer_outbox_account on mailer_outbox (account, created_at) where account <> '';
-create index mailer_outbox_merged on mailer_outbox (merged_into) where merged_into is not null;
 
 -- How far a mail is. State is one of mailer.State: 0 pending, 1 claimed,
--- 2 sending, 3 sent, 4 dead, 5 dropped, 6 held.
+-- 2 sending, 3 sent, 4 dead, 5 dropped, 6 held; a final one is 10 more once the
+-- mail is scrubbed. At is the time that counts in that state: when the mail is
+-- due, when its lease ends, when it ended. So one index serves everything that
+-- looks for work, and no step of a delivery writes more than it and the key's.
 create table mailer_delivery (
     id           text        collate "C" not null primary key,
     key_hash     uuid        not null,
+    at           timestamptz not null,
     run_at       timestamptz not null,
-    lease_until  timestamptz,
-    finished_at  timestamptz,
     attempts     integer     not null default 0,
     code         integer     not null default 0,
     state        smallint    not null,
-    scrubbed     boolean     not null default false,
     domain       text        collate "C", -- the mail's, for claims that pass over some
     reason       text        not null default '',
     enhanced     text        not null default '',
@@ -50,11 +50,7 @@ create table mailer_delivery (
     provider_id  text        not null default ''
 );
 
-create index mailer_delivery_due on mailer_delivery (run_at, id) where state = 0;
-create index mailer_delivery_leased on mailer_delivery (lease_until) where state in (1, 2);
-create index mailer_delivery_look on mailer_delivery (state, id) where state in (4, 6);
-create index mailer_delivery_scrub on mailer_delivery (finished_at) where state >= 3 and not scrubbed;
-create index mailer_delivery_purge on mailer_delivery (finished_at) where scrubbed;
+create index mailer_delivery_work on mailer_delivery (state, at);
 
 create table mailer_suppression (
     address_hash bytea       not null,

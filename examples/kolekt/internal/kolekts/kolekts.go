@@ -17,6 +17,9 @@ import (
 // ErrNotFound says that the account has no such kolekt.
 var ErrNotFound = errors.New("kolekt: not found")
 
+// ErrGone says that the account has been erased.
+var ErrGone = errors.New("the account is erased")
+
 // ErrImage says that an image's address can't be used.
 var ErrImage = errors.New("kolekt: an image needs an address that begins with https:// or http://")
 

@@ -1,6 +1,7 @@
 package kolekts_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/kolekt/commerce/examples/kolekt/internal/kolekts"
+	"github.com/kolekt/commerce/examples/kolekt/internal/users"
 	"github.com/kolekt/commerce/internal/pgtest"
 )
 
@@ -22,21 +24,63 @@ func TestPostgres(t *testing.T) {
 	testStore(t, func(t *testing.T) kolekts.Store {
 		pool := pgtest.Pool(t)
 		require.Error(t, kolekts.Verify(t.Context(), pool))
+		require.NoError(t, users.Migrate(t.Context(), pool))
 		require.NoError(t, kolekts.Migrate(t.Context(), pool))
 		require.NoError(t, kolekts.Verify(t.Context(), pool))
+		for _, account := range []string{"ann", "bob"} {
+			u := users.User{ID: account, Email: account + "@example.com", CreatedAt: start}
+			require.NoError(t, users.NewPostgres(pool).Create(t.Context(), u))
+		}
 		return kolekts.NewPostgres(pool)
 	})
 }
 
+// An erasure takes the login last. Whoever is storing a kolekt then either
+// comes before it, and the kolekt goes too, or is told that nobody is there.
+func TestNothingIsStoredForAnErasedAccount(t *testing.T) {
+	pool, ctx := pgtest.Pool(t), t.Context()
+	require.NoError(t, users.Migrate(ctx, pool))
+	require.NoError(t, kolekts.Migrate(ctx, pool))
+	people := users.NewPostgres(pool)
+	require.NoError(t, people.Create(ctx, users.User{ID: "ann", Email: "ann@example.com", CreatedAt: start}))
+	draft := kolekts.Draft{Text: "One thought.", Tone: "friendly"}
+	first, err := kolekts.Make("ann", draft, start)
+	require.NoError(t, err)
+	late, err := kolekts.Make("ann", draft, start.Add(time.Second))
+	require.NoError(t, err)
+
+	tx, err := pool.Begin(ctx)
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	require.NoError(t, kolekts.NewPostgres(tx).Add(ctx, first))
+	erased := make(chan error, 1)
+	go func() {
+		_, err := people.Delete(ctx, "ann")
+		erased <- err
+	}()
+	require.Eventually(t, func() bool {
+		var waiting bool
+		err := pool.QueryRow(ctx, `select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')`).Scan(&waiting)
+		return err == nil && waiting
+	}, 10*time.Second, 5*time.Millisecond, "the erasure waits for who is storing")
+	require.NoError(t, tx.Commit(ctx))
+	require.NoError(t, <-erased)
+
+	store := kolekts.NewPostgres(pool)
+	_, err = store.Find(ctx, "ann", first.ID)
+	require.ErrorIs(t, err, kolekts.ErrNotFound, "what came before went with the login")
+	require.ErrorIs(t, store.Add(ctx, late), kolekts.ErrGone)
+}
+
 func testStore(t *testing.T, newStore func(*testing.T) kolekts.Store) {
 	ctx := t.Context()
-	make := func(t *testing.T, account string, i int) kolekts.Kolekt {
+	draft := func(t *testing.T, account string, i int) kolekts.Kolekt {
 		k, err := kolekts.Make(account, kolekts.Draft{Text: strings.Repeat(fmt.Sprintf("Sentence %d. ", i), 80), Tone: "friendly", Images: []string{"https://example.com/a.png"}}, start.Add(time.Duration(i)*time.Minute))
 		require.NoError(t, err)
 		return k
 	}
 	t.Run("FindReturnsWhatWasAdded", func(t *testing.T) {
-		s, k := newStore(t), make(t, "ann", 1)
+		s, k := newStore(t), draft(t, "ann", 1)
 		require.NoError(t, s.Add(ctx, k))
 		require.NoError(t, s.Add(ctx, k), "again")
 		got, err := s.Find(ctx, "ann", k.ID)
@@ -50,9 +94,9 @@ func testStore(t *testing.T, newStore func(*testing.T) kolekts.Store) {
 	t.Run("ListPagesNewestFirst", func(t *testing.T) {
 		s := newStore(t)
 		for i := range 7 {
-			require.NoError(t, s.Add(ctx, make(t, "ann", i)))
+			require.NoError(t, s.Add(ctx, draft(t, "ann", i)))
 		}
-		require.NoError(t, s.Add(ctx, make(t, "bob", 9)))
+		require.NoError(t, s.Add(ctx, draft(t, "bob", 9)))
 		var seen []string
 		for before := ""; ; {
 			page, err := s.List(ctx, "ann", before, 3)
@@ -68,7 +112,7 @@ func testStore(t *testing.T, newStore func(*testing.T) kolekts.Store) {
 		require.Equal(t, []string{"06", "05", "04", "03", "02", "01", "00"}, seen)
 	})
 	t.Run("DeleteIsTheOwnersAlone", func(t *testing.T) {
-		s, k := newStore(t), make(t, "ann", 1)
+		s, k := newStore(t), draft(t, "ann", 1)
 		require.NoError(t, s.Add(ctx, k))
 		require.ErrorIs(t, s.Delete(ctx, "bob", k.ID), kolekts.ErrNotFound)
 		require.NoError(t, s.Delete(ctx, "ann", k.ID))
@@ -77,9 +121,9 @@ func testStore(t *testing.T, newStore func(*testing.T) kolekts.Store) {
 	t.Run("EraseSubjectLeavesNothingOfOneAndAllOfTheOther", func(t *testing.T) {
 		s := newStore(t)
 		for i := range 120 {
-			require.NoError(t, s.Add(ctx, make(t, "ann", i)))
+			require.NoError(t, s.Add(ctx, draft(t, "ann", i)))
 		}
-		require.NoError(t, s.Add(ctx, make(t, "bob", 1)))
+		require.NoError(t, s.Add(ctx, draft(t, "bob", 1)))
 		exported := 0
 		require.NoError(t, kolekts.ExportSubject(ctx, s, "ann", func(record string, fields map[string]any) error {
 			require.Equal(t, "kolekt", record)

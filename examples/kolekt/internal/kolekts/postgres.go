@@ -21,7 +21,8 @@ var migrations embed.FS
 
 func files() fs.FS { return pgmigrate.Files(migrations) }
 
-// Migrate brings the schema to the newest version.
+// Migrate brings the schema to the newest version. The schema of users comes
+// first.
 func Migrate(ctx context.Context, pool *pgxpool.Pool) error {
 	return pgmigrate.Migrate(ctx, pool, "kolekts", files())
 }
@@ -69,6 +70,13 @@ func (p Postgres) Add(ctx context.Context, k Kolekt) error {
 
 // Insert queues a kolekt for a batch that somebody else commits.
 func Insert(b *pgx.Batch, k Kolekt) { b.Queue(insert, k.row()...) }
+
+// IsGone reports whether a kolekt wasn't stored because its account has been
+// erased meanwhile, for errors of batches that [Insert] has added to.
+func IsGone(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "23503" && pg.TableName == "kolekts"
+}
 
 // storable reports whether PostgreSQL can hold a text at all: what it can't
 // hold isn't there.
@@ -126,6 +134,8 @@ func wrap(what string, err error) error {
 		return nil
 	case errors.Is(err, pgx.ErrNoRows):
 		return ErrNotFound
+	case IsGone(err):
+		err = ErrGone
 	}
 	return fmt.Errorf("kolekt: %s: %w", what, err)
 }

@@ -223,6 +223,8 @@ func (a *App) problem(r *http.Request, err error) problem.Details {
 		return problem.Details{Status: http.StatusBadRequest, Code: "bad_json", Detail: sentence(body)}
 	case errors.As(err, &tooBig):
 		return problem.Details{Status: http.StatusRequestEntityTooLarge, Code: "too_large", Detail: "The body has more than 1 MiB."}
+	case errors.Is(err, kolekts.ErrGone):
+		return problem.Details{Status: http.StatusUnauthorized, Code: "erased", Detail: "The account is erased."}
 	case errors.Is(err, errNobody):
 		return problem.Details{Status: http.StatusUnauthorized, Code: "unauthenticated", Detail: "Log in at /api/v1/auth/login, or send an API key: Authorization: Bearer …"}
 	case errors.Is(err, errTooMany):

@@ -351,6 +351,8 @@ func (a *App) fail(w http.ResponseWriter, r *http.Request, v *visit, err error) 
 	switch {
 	case errors.Is(err, errNoPage), errors.Is(err, kolekts.ErrNotFound), errors.Is(err, apikeys.ErrNotFound), errors.Is(err, billing.ErrUnknownPlan):
 		f.Status, f.Heading, f.Text = http.StatusNotFound, "There is no such page", "It may have been moved or deleted."
+	case errors.Is(err, kolekts.ErrGone):
+		f.Status, f.Heading, f.Text = http.StatusGone, "This account is erased", "Nothing of it is kept, and nothing was counted or stored now."
 	case errors.Is(err, errForbidden):
 		f.Status, f.Heading, f.Text = http.StatusForbidden, "Not for you", "Ask an administrator."
 	case errors.Is(err, billing.ErrUnavailable), errors.Is(err, billing.ErrUnknownOutcome):
