@@ -96,58 +96,68 @@ func (s *Service) entry(e Event, now time.Time) (Entry, error) {
 	} else {
 		x.Key = KeyOf(e.Meter, e.ID)
 	}
-	x.describe(s.meters[e.Meter])
+	x.describe(s.meter(e.Meter))
 	return x, nil
 }
 
 // check returns an error unless the event can be stored, and else what Time and
-// Value it has. now is UTC in whole microseconds. It allocates nothing for a good event and keeps no part of it,
+// Value it has. now is UTC in whole microseconds.
+func (s *Service) check(e *Event, now time.Time) (at time.Time, value int64, err error) {
+	if value, err = s.checkContent(e); err != nil || e.Time.IsZero() {
+		return now, value, err
+	}
+	at, err = s.checkTime(e.Time, now)
+	return at, value, err
+}
+
+// checkContent looks at everything but the time, and returns what Value the
+// event has. It allocates nothing for a good event and keeps no part of it,
 // which is why it changes nothing in place: so the caller's properties can stay
 // on the caller's stack.
-func (s *Service) check(e *Event, now time.Time) (at time.Time, value int64, err error) {
-	m, ok := s.meters[e.Meter]
-	if !ok {
-		return at, 0, s.unknownMeter(strings.Clone(e.Meter))
+func (s *Service) checkContent(e *Event) (value int64, err error) {
+	m := s.meter(e.Meter)
+	if m == nil {
+		return 0, s.unknownMeter(strings.Clone(e.Meter))
 	}
 	if err := checkAccount(e.Account); err != nil {
-		return at, 0, err
+		return 0, err
 	}
 	if len(e.ID) > MaxID || !validText(e.ID) {
-		return at, 0, invalid("ID must be valid UTF-8 of at most %d bytes", MaxID)
+		return 0, invalid("ID must be valid UTF-8 of at most %d bytes", MaxID)
 	}
 	value = e.Value
 	if m.Aggregation == Count {
 		if value != 0 && value != 1 {
-			return at, 0, invalid("meter %q counts events: Value must be 0 or 1, not %d (use Aggregation sum)", m.Name, value)
+			return 0, invalid("meter %q counts events: Value must be 0 or 1, not %d (use Aggregation sum)", m.Name, value)
 		}
 		value = 1
 	}
 	if value < 0 && m.Aggregation != Sum {
-		return at, 0, invalid("meter %q: only a sum takes a negative Value", m.Name)
+		return 0, invalid("meter %q: only a sum takes a negative Value", m.Name)
 	}
 	if value > MaxValue || value < -MaxValue {
-		return at, 0, invalid("Value %d is beyond ±2^53", value)
-	}
-	at = now
-	if !e.Time.IsZero() {
-		at = e.Time
-		if at.After(now.Add(s.cfg.MaxAhead)) {
-			if !s.cfg.ClampFuture {
-				return at, 0, ErrInFuture
-			}
-			at = now
-		}
-		if s.cfg.MaxAge > 0 && at.Before(now.Add(-s.cfg.MaxAge)) {
-			return at, 0, ErrTooLate
-		}
-		at = at.UTC().Truncate(time.Microsecond)
+		return 0, invalid("Value %d is beyond ±2^53", value)
 	}
 	if len(e.Properties) > 0 || m.Aggregation == Unique {
 		if err := m.checkProperties(e.Properties); err != nil {
-			return at, 0, err
+			return 0, err
 		}
 	}
-	return at, value, nil
+	return value, nil
+}
+
+// checkTime returns the time that an event is stored with.
+func (s *Service) checkTime(at, now time.Time) (time.Time, error) {
+	if at.After(now.Add(s.cfg.MaxAhead)) {
+		if !s.cfg.ClampFuture {
+			return at, ErrInFuture
+		}
+		return now, nil
+	}
+	if s.cfg.MaxAge > 0 && at.Before(now.Add(-s.cfg.MaxAge)) {
+		return at, ErrTooLate
+	}
+	return at.UTC().Truncate(time.Microsecond), nil
 }
 
 func (m *Meter) checkProperties(props Properties) error {
@@ -192,7 +202,7 @@ func (p *Property) isGroup() bool {
 
 // describe brings the properties, which it changes, into their one form, and
 // derives Figures, Groups and Hash. check has accepted them.
-func (e *Entry) describe(m Meter) {
+func (e *Entry) describe(m *Meter) {
 	e.Figures = append(e.Figures, Figure{Value: e.Value})
 	if len(e.Properties) == 0 {
 		e.Properties, e.Hash = nil, e.Value
@@ -261,4 +271,11 @@ func checkAccount(account string) error {
 
 // validText reports whether databases take the text: they refuse NUL and
 // broken UTF-8.
-func validText(s string) bool { return utf8.ValidString(s) && !strings.Contains(s, "\x00") }
+func validText(s string) bool {
+	for i := range len(s) {
+		if s[i]-1 >= utf8.RuneSelf-1 { // NUL, or more than ASCII
+			return !strings.Contains(s[i:], "\x00") && utf8.ValidString(s[i:])
+		}
+	}
+	return true
+}

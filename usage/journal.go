@@ -105,14 +105,14 @@ func newGroup() *group { return &group{done: make(chan struct{})} }
 
 // append writes an event and returns when it is on disk. The first of the
 // waiting callers writes for all of them.
-func (j *journal) append(e *Event, key [16]byte) (*segment, error) {
+func (j *journal) append(e *Event, us int64, key [16]byte) (*segment, error) {
 	j.mu.Lock()
 	if j.closed {
 		j.mu.Unlock()
 		return nil, ErrClosed
 	}
 	g := j.next
-	g.buf = appendRecord(g.buf, e, key)
+	g.buf = appendRecord(g.buf, e, us, key)
 	g.events++
 	if !j.writing {
 		j.writing = true
@@ -251,19 +251,20 @@ const (
 	maxRecord  = 1 << 20 // what check lets pass is far smaller
 )
 
-func appendRecord(buf []byte, e *Event, key [16]byte) []byte {
+func appendRecord(buf []byte, e *Event, us int64, key [16]byte) []byte {
 	start := len(buf)
 	var head [recordHead]byte
-	buf = appendPayload(append(buf, head[:]...), e, key)
+	buf = appendPayload(append(buf, head[:]...), e, us, key)
 	payload := buf[start+recordHead:]
 	binary.LittleEndian.PutUint32(buf[start:], uint32(len(payload)))
 	binary.LittleEndian.PutUint32(buf[start+4:], crc32.Checksum(payload, castagnoli))
 	return buf
 }
 
-func appendPayload(buf []byte, e *Event, key [16]byte) []byte {
+// appendPayload spells an event whose time is us in Unix microseconds.
+func appendPayload(buf []byte, e *Event, us int64, key [16]byte) []byte {
 	buf = append(buf, key[:]...)
-	buf = binary.LittleEndian.AppendUint64(buf, uint64(e.Time.UnixMicro()))
+	buf = binary.LittleEndian.AppendUint64(buf, uint64(us))
 	buf = binary.LittleEndian.AppendUint64(buf, uint64(e.Value))
 	buf = appendText(buf, e.Account)
 	buf = appendText(buf, e.Meter)

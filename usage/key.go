@@ -10,8 +10,10 @@ import (
 // KeyAt returns a UUIDv7 (RFC 9562, section 5.7) for an instant, with 62 bits
 // that should be random. Its first half says the instant to the microsecond, so
 // that keys ascend with time.
-func KeyAt(at time.Time, random uint64) (key [16]byte) {
-	us := at.UnixMicro()
+func KeyAt(at time.Time, random uint64) (key [16]byte) { return keyAt(at.UnixMicro(), random) }
+
+// keyAt is KeyAt in Unix microseconds.
+func keyAt(us int64, random uint64) (key [16]byte) {
 	ms := us / 1000
 	if us %= 1000; us < 0 {
 		us, ms = us+1000, ms-1

@@ -128,7 +128,7 @@ func (m Meter) validate() error {
 func (m Meter) countable() bool { return m.Aggregation == Count || m.Aggregation == Sum }
 
 // measure returns the measure of the property.
-func (m Meter) measure(property string) (Measure, bool) {
+func (m *Meter) measure(property string) (Measure, bool) {
 	for _, x := range m.Measures {
 		if x.Property == property {
 			return x, true

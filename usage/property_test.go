@@ -103,13 +103,13 @@ func FuzzProperties(f *testing.F) {
 			return
 		}
 		e := Entry{Event: Event{Meter: "m", Value: 1, Properties: props}}
-		e.describe(m)
+		e.describe(&m)
 		var back Properties
 		if err := json.Unmarshal(e.Properties.AppendJSON(nil), &back); err != nil {
 			t.Fatal(err)
 		}
 		again := Entry{Event: Event{Meter: "m", Value: 1, Properties: back}}
-		again.describe(m)
+		again.describe(&m)
 		if again.Hash != e.Hash || len(back) != len(props) {
 			t.Fatalf("%s reads back as %s", e.Properties.AppendJSON(nil), again.Properties.AppendJSON(nil))
 		}

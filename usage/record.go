@@ -37,10 +37,11 @@ func (s *Service) RecordBatch(ctx context.Context, events []Event) (Result, erro
 	now := s.now()
 	entries := make([]Entry, 0, len(events))
 	index := make([]int, 0, len(events))
+	c := charger{svc: s}
 	for i, e := range events {
 		entry, err := s.entry(e, now)
 		if err == nil {
-			err = s.chargeEntry(ctx, &entry)
+			err = c.charge(ctx, &entry)
 			if err != nil && !isKind(err) {
 				return Result{}, err
 			}
@@ -84,22 +85,46 @@ func isKind(err error) bool {
 	return false
 }
 
-// chargeEntry looks up what the event counts against: its quota, and whether it
-// is reported. An account without a quota is metered all the same.
-func (s *Service) chargeEntry(ctx context.Context, e *Entry) error {
-	m := s.meters[e.Meter]
+// charger looks up what the events of a batch count against: their quotas, and
+// whether they are reported. It asks for the quota of an account and meter once.
+type charger struct {
+	svc   *Service
+	known map[AccountMeter]*knownQuota
+}
+
+type knownQuota struct {
+	Quota
+	none   bool   // the account is metered all the same
+	charge Charge // of the period of the event before
+}
+
+func (c *charger) charge(ctx context.Context, e *Entry) error {
+	m := c.svc.meter(e.Meter)
 	e.Report = m.Report
 	if !m.Quota {
 		return nil
 	}
-	q, err := s.quota(ctx, e.Account, e.Meter)
-	if errors.Is(err, ErrNoQuota) {
+	name := AccountMeter{Account: e.Account, Meter: e.Meter}
+	q := c.known[name]
+	if q == nil {
+		quota, err := c.svc.quota(ctx, e.Account, e.Meter)
+		none := errors.Is(err, ErrNoQuota)
+		if err != nil && !none {
+			return err
+		}
+		if c.known == nil {
+			c.known = map[AccountMeter]*knownQuota{}
+		}
+		q = &knownQuota{Quota: quota, none: none}
+		c.known[name] = q
+	}
+	if q.none {
 		return nil
 	}
-	if err != nil {
-		return err
+	if q.charge.Period.IsZero() || !q.charge.Period.Contains(e.Time) {
+		q.charge = q.Quota.charge(*m, e.Time)
 	}
-	e.Charge = q.charge(m, e.Time)
+	e.Charge = q.charge
 	return nil
 }
 

@@ -20,8 +20,9 @@ type RecorderConfig struct {
 	// memory and a crash loses them. A folder belongs to one Recorder at a
 	// time.
 	Journal string
-	// Batch is how many events are stored in one commit: 1000 when zero,
-	// which is also the most.
+	// Batch is how many events are stored in one commit at most: 5000 when
+	// zero, which is also the most. A writer begins when 1000 (or Batch, if it
+	// is less) are likely to wait for it, and takes more when it is behind.
 	Batch int
 	// Every is how long an event waits at most for its batch to fill: 100 ms
 	// when zero.
@@ -50,11 +51,11 @@ type Recorder struct {
 	shards [recorderShards]recorderShard
 	room   atomic.Int64 // events that wait, in shards, taken or in flight
 	closed atomic.Bool
-	clock  atomic.Pointer[time.Time]
+	clock  atomic.Pointer[reading]
 	seed   maphash.Seed
 
-	full int           // events of a shard from which on a batch is likely to be
-	wake chan struct{} // a batch is full
+	full int             // events of a shard with which each writer is likely to have a batch
+	wake []chan struct{} // of each writer
 	ctx  context.Context
 	stop context.CancelFunc
 	wg   sync.WaitGroup
@@ -70,7 +71,11 @@ type Recorder struct {
 	stats    RecorderStats
 }
 
-const recorderShards = 8
+const (
+	recorderShards = 8
+	maxBatch       = 5000
+	goodBatch      = 1000
+)
 
 // recorderShard has room that is used again: to track an event allocates
 // nothing. Events lie in it as records of the journal, so that nothing of the
@@ -144,11 +149,11 @@ func (e *LeftError) Unwrap() error { return e.Err }
 // NewRecorder starts a recorder. With a journal it first takes over what an
 // earlier process has left.
 func NewRecorder(svc *Service, cfg RecorderConfig) (*Recorder, error) {
-	if cfg.Batch < 0 || cfg.Batch > 1000 || cfg.Every < 0 || cfg.Max < 0 || cfg.Writers < 0 {
-		return nil, errors.New("usage: RecorderConfig: Batch must be 0 to 1000; Every, Max and Writers must not be negative")
+	if cfg.Batch < 0 || cfg.Batch > maxBatch || cfg.Every < 0 || cfg.Max < 0 || cfg.Writers < 0 {
+		return nil, errors.New("usage: RecorderConfig: Batch must be 0 to 5000; Every, Max and Writers must not be negative")
 	}
 	if cfg.Batch == 0 {
-		cfg.Batch = 1000
+		cfg.Batch = maxBatch
 	}
 	setDefault(&cfg.Every, 100*time.Millisecond)
 	if cfg.Max == 0 {
@@ -158,14 +163,19 @@ func NewRecorder(svc *Service, cfg RecorderConfig) (*Recorder, error) {
 		cfg.Writers = 2
 	}
 	r := &Recorder{
-		svc: svc, cfg: cfg, full: cfg.Batch / recorderShards, wake: make(chan struct{}, cfg.Writers), freed: make(chan struct{}),
+		svc: svc, cfg: cfg, freed: make(chan struct{}),
 		inflight: map[*batch]struct{}{}, waiting: make([][]tracked, cfg.Writers), seed: maphash.MakeSeed(),
+	}
+	// Half of the room is left for those who track while a batch is stored.
+	r.full = max(1, min(min(cfg.Batch, goodBatch)*cfg.Writers, cfg.Max/2)/recorderShards)
+	for range cfg.Writers {
+		r.wake = append(r.wake, make(chan struct{}, 1))
 	}
 	for i := range r.shards {
 		var seed [32]byte
 		_, _ = crand.Read(seed[:]) // never fails
 		r.shards[i].random = rand.NewChaCha8(seed)
-		r.shards[i].slots = make([]slot, 0, 2*(r.full+1))
+		r.shards[i].slots = make([]slot, 0, min(2*(r.full+1), 2*goodBatch/recorderShards))
 		r.shards[i].records = make([]byte, 0, 128*cap(r.shards[i].slots))
 	}
 	r.readClock()
@@ -193,93 +203,113 @@ func NewRecorder(svc *Service, cfg RecorderConfig) (*Recorder, error) {
 // returns ErrFull. What is wrong with an event itself is returned here.
 func (r *Recorder) Track(ctx context.Context, e Event) error {
 	var err error
-	if e.Time, e.Value, err = r.svc.check(&e, r.now()); err != nil {
+	if e.Value, err = r.svc.checkContent(&e); err != nil {
 		return err
 	}
-	if err := r.enter(ctx); err != nil {
-		return err
+	us := r.now()
+	if !e.Time.IsZero() {
+		at, err := r.svc.checkTime(e.Time, time.UnixMicro(us).UTC())
+		if err != nil {
+			return err
+		}
+		us = at.UnixMicro()
 	}
-	sh := &r.shards[rand.Uint32()%recorderShards]
+	n := r.room.Add(1)
+	if n > int64(r.cfg.Max) || r.closed.Load() {
+		r.room.Add(-1)
+		if n, err = r.enter(ctx); err != nil {
+			return err
+		}
+	}
+	// The number of those who wait is another one for each caller.
+	sh := &r.shards[uint64(n)%recorderShards]
 	if r.journal != nil {
-		return r.trackJournal(sh, &e)
+		return r.trackJournal(sh, &e, us)
 	}
 	sh.mu.Lock()
 	var key [16]byte
 	if e.ID == "" {
-		key = KeyAt(e.Time, sh.random.Uint64())
+		key = keyAt(us, sh.random.Uint64())
 	}
-	n := sh.add(&e, key, nil)
+	sh.records = appendPayload(sh.records, &e, us, key)
+	sh.slots = append(sh.slots, slot{end: len(sh.records)})
+	sh.accepted++
+	full := len(sh.slots) == r.full
 	sh.mu.Unlock()
-	if n > r.full {
+	if full {
 		r.nudge()
 	}
 	return nil
 }
 
 // trackJournal is the rest of Track where there is a journal.
-func (r *Recorder) trackJournal(sh *recorderShard, e *Event) error {
+func (r *Recorder) trackJournal(sh *recorderShard, e *Event, us int64) error {
 	var key [16]byte
 	if e.ID == "" {
 		sh.mu.Lock()
-		key = KeyAt(e.Time, sh.random.Uint64())
+		key = keyAt(us, sh.random.Uint64())
 		sh.mu.Unlock()
 	}
-	seg, err := r.journal.append(e, key)
+	seg, err := r.journal.append(e, us, key)
 	if err != nil {
 		r.leave(1)
 		return err
 	}
 	sh.mu.Lock()
-	n := sh.add(e, key, seg)
+	sh.records = appendPayload(sh.records, e, us, key)
+	sh.slots = append(sh.slots, slot{end: len(sh.records), segment: seg})
+	sh.accepted++
+	full := len(sh.slots) == r.full
 	sh.mu.Unlock()
-	if n > r.full {
+	if full {
 		r.nudge()
 	}
 	return nil
 }
 
-// add takes an event and returns how many the shard has.
-func (sh *recorderShard) add(e *Event, key [16]byte, seg *segment) int {
-	sh.records = appendPayload(sh.records, e, key)
-	sh.slots = append(sh.slots, slot{end: len(sh.records), segment: seg})
-	sh.accepted++
-	return len(sh.slots)
+// now is the time in Unix microseconds. The system's clock is read only for
+// what has passed since a writer has read it whole, which takes half the time.
+func (r *Recorder) now() int64 {
+	if !r.svc.realTime {
+		return r.svc.now().UnixMicro()
+	}
+	read := r.clock.Load()
+	return read.us + int64(time.Since(read.at)/time.Microsecond)
 }
 
-// now is the time in whole microseconds. The system's clock is read only for
-// what has passed since a writer has read it whole, which takes half the time.
-func (r *Recorder) now() time.Time {
-	if !r.svc.realTime {
-		return r.svc.now().Truncate(time.Microsecond)
-	}
-	base := r.clock.Load()
-	return time.UnixMicro(base.UnixMicro() + time.Since(*base).Microseconds()).UTC()
+// reading is a reading of the system's clock.
+type reading struct {
+	at time.Time
+	us int64 // the same in Unix microseconds
 }
 
 func (r *Recorder) readClock() {
 	now := time.Now()
-	r.clock.Store(&now)
+	r.clock.Store(&reading{now, now.UnixMicro()})
 }
 
-// nudge wakes a writer, if none is awake already.
+// nudge wakes the writers. A shard does it when it has become full, once: a
+// writer that is woken empties all of them.
 func (r *Recorder) nudge() {
-	select {
-	case r.wake <- struct{}{}:
-	default:
+	for _, wake := range r.wake {
+		select {
+		case wake <- struct{}{}:
+		default: // it has been told
+		}
 	}
 }
 
-// enter takes a place, or waits for one.
-func (r *Recorder) enter(ctx context.Context) error {
+// enter takes a place, or waits for one, and returns how many are taken.
+func (r *Recorder) enter(ctx context.Context) (int64, error) {
 	for {
 		// First in, then the look: Close waits for whoever is in.
 		n := r.room.Add(1)
 		if r.closed.Load() {
 			r.leave(1)
-			return ErrClosed
+			return 0, ErrClosed
 		}
 		if n <= int64(r.cfg.Max) {
-			return nil
+			return n, nil
 		}
 		r.room.Add(-1)
 		r.mu.Lock()
@@ -289,7 +319,7 @@ func (r *Recorder) enter(ctx context.Context) error {
 		}
 		r.mu.Unlock()
 		if r.cfg.Refuse {
-			return ErrFull
+			return 0, ErrFull
 		}
 		if r.room.Load() < int64(r.cfg.Max) {
 			continue // freed between the two looks
@@ -297,9 +327,9 @@ func (r *Recorder) enter(ctx context.Context) error {
 		select {
 		case <-freed:
 		case <-r.ctx.Done():
-			return ErrClosed
+			return 0, ErrClosed
 		case <-ctx.Done():
-			return ctx.Err()
+			return 0, ctx.Err()
 		}
 	}
 }

@@ -31,7 +31,7 @@ func (r *Recorder) write(writer int) {
 		case <-r.ctx.Done():
 			return
 		case <-tick.C:
-		case <-r.wake:
+		case <-r.wake[writer]:
 		}
 	}
 }
@@ -114,13 +114,13 @@ func (r *Recorder) store(ctx context.Context, events []tracked) (left []tracked)
 	good := make([]tracked, 0, len(events))
 	now := r.svc.now()
 	values := make([]Figure, len(events)) // one allocation for all
-	for i, t := range events {
-		e, err := r.svc.entryOf(t, values[i:i:i+1])
+	for i := range events {
+		e, err := r.svc.entryOf(&events[i], values[i:i:i+1])
 		if err != nil { // checked by Track, so that only meters can have changed
-			r.bury(t, err)
+			r.bury(events[i], err)
 			continue
 		}
-		entries, good = append(entries, e), append(good, t)
+		entries, good = append(entries, e), append(good, events[i])
 	}
 	for backoff := minBackoff; len(good) > 0; backoff = min(2*backoff, maxBackoff) {
 		outcomes, err := r.append(ctx, now, entries)
@@ -154,8 +154,9 @@ func (r *Recorder) store(ctx context.Context, events []tracked) (left []tracked)
 }
 
 func (r *Recorder) append(ctx context.Context, now time.Time, entries []Entry) ([]AppendOutcome, error) {
+	c := charger{svc: r.svc}
 	for i := range entries {
-		if err := r.svc.chargeEntry(ctx, &entries[i]); err != nil && !isKind(err) {
+		if err := c.charge(ctx, &entries[i]); err != nil && !isKind(err) {
 			return nil, err
 		} else if err != nil {
 			return nil, &EventError{Index: i, ID: entries[i].ID, Err: err}
@@ -166,9 +167,9 @@ func (r *Recorder) append(ctx context.Context, now time.Time, entries []Entry) (
 
 // entryOf makes the entry of an event that Track has accepted, however long
 // ago.
-func (s *Service) entryOf(t tracked, figures []Figure) (Entry, error) {
-	m, ok := s.meters[t.Meter]
-	if !ok {
+func (s *Service) entryOf(t *tracked, figures []Figure) (Entry, error) {
+	m := s.meter(t.Meter)
+	if m == nil {
 		return Entry{}, s.unknownMeter(t.Meter)
 	}
 	e := Entry{Event: t.Event, Key: t.key, Own: t.own(), Figures: figures}

@@ -50,6 +50,7 @@ type Service struct {
 	quotas QuotaStore
 	cfg    Config
 	meters map[string]Meter
+	list   []Meter // the same; to look at a few is faster than to hash a name
 	// realTime says that Config.Now is time.Now.
 	realTime bool
 }
@@ -63,6 +64,7 @@ func New(store Store, cfg Config) (*Service, error) {
 		return nil, errors.New("usage: Config.Meters is empty: declare what is counted")
 	}
 	meters := make(map[string]Meter, len(cfg.Meters))
+	list := make([]Meter, 0, len(cfg.Meters))
 	for _, m := range cfg.Meters {
 		m = m.withDefaults()
 		if err := m.validate(); err != nil {
@@ -75,6 +77,7 @@ func New(store Store, cfg Config) (*Service, error) {
 			return nil, fmt.Errorf("usage: meter %q counts against a quota: set Config.Quota", m.Name)
 		}
 		meters[m.Name] = m
+		list = append(list, m)
 	}
 	if cfg.HoldTTL < 0 || cfg.MaxAhead < 0 {
 		return nil, errors.New("usage: Config.HoldTTL and Config.MaxAhead must not be negative")
@@ -89,7 +92,7 @@ func New(store Store, cfg Config) (*Service, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	s := &Service{store: store, quotas: cfg.Quotas, cfg: cfg, meters: meters, realTime: realTime}
+	s := &Service{store: store, quotas: cfg.Quotas, cfg: cfg, meters: meters, list: list, realTime: realTime}
 	if s.quotas == nil {
 		s.quotas = store
 	}
@@ -161,6 +164,22 @@ func (s *Service) EraseSubject(ctx context.Context, account string) (map[string]
 		counts[record] += n
 	}
 	return counts, err
+}
+
+// meter returns the declaration of a meter, or nil.
+func (s *Service) meter(name string) *Meter {
+	if len(s.list) <= 8 {
+		for i := range s.list {
+			if s.list[i].Name == name {
+				return &s.list[i]
+			}
+		}
+		return nil
+	}
+	if m, ok := s.meters[name]; ok {
+		return &m
+	}
+	return nil
 }
 
 func (s *Service) now() time.Time { return s.cfg.Now().UTC() }

@@ -60,7 +60,7 @@ func TestNewSaysWhatIsWrongWithAConfiguration(t *testing.T) {
 	}
 	_, err := usage.New(nil, meter(usage.Meter{Name: "m"}))
 	require.ErrorContains(t, err, "needs a store")
-	_, err = usage.NewRecorder(newService(t, usagemem.New()), usage.RecorderConfig{Batch: 5000})
+	_, err = usage.NewRecorder(newService(t, usagemem.New()), usage.RecorderConfig{Batch: 5001})
 	require.ErrorContains(t, err, "Batch")
 }
 

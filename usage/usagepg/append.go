@@ -1,14 +1,19 @@
 package usagepg
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/kolekt/commerce/usage"
 )
@@ -22,172 +27,199 @@ type eventKey struct {
 
 func keyOfEntry(e usage.Entry) eventKey { return eventKey{e.Account, e.Key} }
 
-// Append implements usage.EventStore. Large calls are split into transactions
-// of maxBatch events.
+// Append implements usage.EventStore. On a pool, calls that come at the same
+// time share a transaction.
 func (s *Store) Append(ctx context.Context, now time.Time, entries []usage.Entry) ([]usage.AppendOutcome, error) {
-	out := make([]usage.AppendOutcome, 0, len(entries))
-	if len(entries) > maxBatch {
-		// All or nothing is promised for a call: the parts share a transaction.
-		tx, err := s.db.Begin(ctx)
+	if len(entries) == 0 {
+		return nil, nil
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if s.pool == nil {
+		return s.appendAll(ctx, now, entries)
+	}
+	return s.gather(ctx, now, entries)
+}
+
+// maxBatch bounds the events of one transaction's statements.
+const maxBatch = 5000
+
+// parts splits events, so that no batch has more than maxBatch, or sums beyond
+// an int64.
+func parts(entries []usage.Entry) (out [][]usage.Entry) {
+	start := 0
+	var sum uint64
+	for i := range entries {
+		var largest uint64
+		for _, f := range entries[i].Figures {
+			largest = max(largest, uint64(max(f.Value, -f.Value)))
+		}
+		if i-start == maxBatch || sum+largest > math.MaxInt64 {
+			out = append(out, entries[start:i])
+			start, sum = i, 0
+		}
+		sum += largest
+	}
+	return append(out, entries[start:])
+}
+
+// appendAll stores all events or none.
+func (s *Store) appendAll(ctx context.Context, now time.Time, entries []usage.Entry) ([]usage.AppendOutcome, error) {
+	split := parts(entries)
+	if len(split) == 1 {
+		out := make([]usage.AppendOutcome, len(entries))
+		err := s.inMonths(ctx, entries, func() error {
+			return s.tx(ctx, func(w *work) error { return s.append(w, now, entries, out) })
+		})
 		if err != nil {
-			return nil, kindOf(err)
-		}
-		defer tx.Rollback(context.WithoutCancel(ctx))
-		part := NewWith(tx, s.cfg)
-		for chunk := range slices.Chunk(entries, maxBatch) {
-			got, err := part.Append(ctx, now, chunk)
-			if err != nil {
-				return nil, err
-			}
-			out = append(out, got...)
-		}
-		if err := tx.Commit(ctx); err != nil {
-			return nil, kindOf(&unknownOutcomeError{err})
+			return nil, err
 		}
 		return out, nil
 	}
-	out = out[:len(entries)]
-	err := s.inMonths(ctx, entries, func() error {
-		return s.tx(ctx, func(w *work) error { return s.append(w, now, entries, out) })
-	})
+	// The parts share a transaction.
+	tx, err := s.db.Begin(ctx)
 	if err != nil {
-		return nil, err
+		return nil, kindOf(err)
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx))
+	within := NewWith(tx, s.cfg)
+	out := make([]usage.AppendOutcome, 0, len(entries))
+	for _, part := range split {
+		got, err := within.appendAll(ctx, now, part)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, got...)
+	}
+	if err := tx.Commit(ctx); err != nil {
+		return nil, kindOf(&unknownOutcomeError{err})
 	}
 	return out, nil
 }
-
-// maxBatch bounds the events of one transaction and with it the sums of one
-// fold: 1000 times 2^53 fits into an int64.
-const maxBatch = 1000
 
 // append is one try. It claims keys and stores events, which nobody else waits
 // for, and only then writes what others may want to write too: counters, days
 // and the platform's rows, in the order that all transactions of this store
 // keep.
 func (s *Store) append(w *work, now time.Time, entries []usage.Entry, out []usage.AppendOutcome) error {
-	// Which event of the batch stands for each key: the first.
-	first := make(map[eventKey]int, len(entries))
-	var own, keyed []int
-	for i, e := range entries {
+	own, keyed := distinct(entries, out)
+	conn, pooled := w.db.(*pgxpool.Conn)
+	if !pooled || s.duplicates.Load() > 0 || mayBePacked(entries, now) {
+		return s.appendSome(w, now, entries, own, keyed, out)
+	}
+	// Without a duplicate, which is the rule, nothing has to be asked for.
+	err := s.appendNew(w, conn.Conn().PgConn(), now, entries, own, keyed, out)
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == pgerrDuplicate {
+		// Some of them were there: the next try asks which.
+		s.duplicates.Store(duplicateMemory)
+	}
+	return err
+}
+
+const pgerrDuplicate = "23505"
+
+// distinct returns the events that stand for their keys, in the order of the
+// events' primary key and of the keys'. The first of a key in a call stands for
+// it; the others get their outcome here.
+func distinct(entries []usage.Entry, out []usage.AppendOutcome) (own, keyed []int) {
+	for i := range entries {
 		out[i] = usage.Duplicate
-		k := keyOfEntry(e)
-		if j, dup := first[k]; dup {
-			if entries[j].Hash != e.Hash {
-				out[i] = usage.Reused
-			}
-			continue
-		}
-		first[k] = i
-		if e.Own {
+		if entries[i].Own {
 			own = append(own, i)
 		} else {
 			keyed = append(keyed, i)
 		}
 	}
-	order := func(a, b int) int {
-		x, y := entries[a], entries[b]
-		return cmp.Or(cmp.Compare(x.Account, y.Account), slices.Compare(x.Key[:], y.Key[:]))
-	}
-	slices.SortFunc(own, order)
-	slices.SortFunc(keyed, order)
+	slices.SortFunc(own, func(a, b int) int {
+		if c := compareEvents(&entries[a], &entries[b]); c != 0 {
+			return c
+		}
+		return cmp.Compare(a, b)
+	})
+	slices.SortFunc(keyed, func(a, b int) int {
+		if c := compareKeys(&entries[a], entries[b].Account, entries[b].Key); c != 0 {
+			return c
+		}
+		return cmp.Compare(a, b)
+	})
+	own = slices.CompactFunc(own, func(a, b int) bool { return compareEvents(&entries[a], &entries[b]) == 0 })
+	first := -1
+	keyed = slices.DeleteFunc(keyed, func(i int) bool {
+		if first < 0 || compareKeys(&entries[first], entries[i].Account, entries[i].Key) != 0 {
+			first = i
+			return false
+		}
+		if entries[first].Hash != entries[i].Hash {
+			out[i] = usage.Reused
+		}
+		return true
+	})
+	return own, keyed
+}
 
+func compareEvents(a, b *usage.Entry) int {
+	if a.Account != b.Account {
+		return cmp.Compare(a.Account, b.Account)
+	}
+	if a.Meter != b.Meter {
+		return cmp.Compare(a.Meter, b.Meter)
+	}
+	if c := a.Time.Compare(b.Time); c != 0 {
+		return c
+	}
+	return cmp.Compare(shortKey(a.Key), shortKey(b.Key))
+}
+
+func compareKeys(e *usage.Entry, account string, key [16]byte) int {
+	if e.Account != account {
+		return cmp.Compare(e.Account, account)
+	}
+	return bytes.Compare(e.Key[:], key[:])
+}
+
+// mayBePacked reports whether an event may be in a block already.
+func mayBePacked(entries []usage.Entry, now time.Time) bool {
+	oldest := entries[0].Time
+	for i := range entries {
+		if entries[i].Time.Before(oldest) {
+			oldest = entries[i].Time
+		}
+	}
+	return !monthOf(oldest).AddDate(0, 1, 0).Add(lookMargin).After(now)
+}
+
+// appendNew stores events that are believed to be new. A key that is there
+// already ends the transaction with a unique violation.
+func (s *Store) appendNew(w *work, conn *pgconn.PgConn, now time.Time, entries []usage.Entry, own, keyed []int, out []usage.AppendOutcome) error {
 	b := &pgx.Batch{}
-	stored := map[int]bool{}
-	claimed := func(rows pgx.Rows) error {
-		for rows.Next() {
-			var k eventKey
-			if err := rows.Scan(&k.account, &k.key); err != nil {
-				return err
-			}
-			stored[first[k]] = true
-		}
-		return rows.Err()
+	if len(keyed) > 0 {
+		b.Queue(insertKeys, keyColumns(pick(entries, keyed), now)...)
 	}
-	// Without a conflict, which is the rule, only the number comes back.
-	all := func(want []int) func(pgconn.CommandTag) error {
-		return func(tag pgconn.CommandTag) error {
-			if int(tag.RowsAffected()) == len(want) {
-				for _, i := range want {
-					stored[i] = true
-				}
-			}
-			return nil
-		}
-	}
-	if len(own) > 0 {
-		args, err := eventColumns(pick(entries, own), charged)
-		if err != nil {
+	all := slices.Concat(own, keyed)
+	if len(all) >= copyFrom {
+		if err := w.copyEvents(w.ctx, conn, entries, all); err != nil {
 			return err
 		}
-		if s.duplicates.Load() > 0 {
-			b.Queue(insertEvents+" on conflict do nothing returning account, ts, key", args...).Query(func(rows pgx.Rows) error {
-				for rows.Next() {
-					var account string
-					var at time.Time
-					var short int64
-					if err := rows.Scan(&account, &at, &short); err != nil {
-						return err
-					}
-					stored[first[eventKey{account, usage.KeyAt(at, uint64(short))}]] = true
-				}
-				return rows.Err()
-			})
-		} else {
-			b.Queue(insertEvents+" on conflict do nothing", args...).Exec(all(own))
-		}
-	}
-	if len(keyed) > 0 {
-		b.Queue(insertKeys+" on conflict do nothing returning account, key", keyColumns(pick(entries, keyed), now)...).Query(claimed)
-	}
-	if err := w.send(b); err != nil {
-		return err
-	}
-	missing := 0
-	for _, i := range own {
-		if !stored[i] {
-			missing++
-		}
-	}
-	if missing > 0 && s.duplicates.Load() == 0 {
-		// Some of them were there: the next try asks which.
-		s.duplicates.Store(duplicateMemory)
-		return errRaced
-	}
-	if missing == 0 && s.duplicates.Load() > 0 {
-		s.duplicates.Add(-1)
-	}
-	if err := s.forgetPacked(w, now, entries, own, stored); err != nil {
-		return err
-	}
-
-	b = &pgx.Batch{}
-	var fresh []int // the caller's keys that are new
-	for _, i := range keyed {
-		if stored[i] {
-			fresh = append(fresh, i)
-		}
-	}
-	if err := s.compareHashes(w, entries, keyed, stored, out); err != nil {
-		return err
-	}
-	if len(fresh) > 0 {
-		args, err := eventColumns(pick(entries, fresh), charged)
+	} else {
+		args, err := eventColumns(pick(entries, all), charged)
 		if err != nil {
 			return err
 		}
 		b.Queue(insertEvents, args...)
 	}
-	if len(stored) == 0 {
-		return nil // rolled back: nothing is new
-	}
+	return s.book(w, b, now, entries, all, out)
+}
+
+// book adds new events to everything that is derived from them, and commits.
+func (s *Store) book(w *work, b *pgx.Batch, now time.Time, entries []usage.Entry, stored []int, out []usage.AppendOutcome) error {
 	var rolled rollups
 	charges := charging{}
-	for i, e := range entries {
-		if stored[i] {
-			out[i] = usage.Stored
-			rolled.add(e)
-			charges.add(e)
-		}
+	for _, i := range stored {
+		out[i] = usage.Stored
+		rolled.fold(&entries[i])
+		charges.add(&entries[i])
 	}
 	var notices []usage.Notice
 	charges.queue(b, now, &notices)
@@ -206,8 +238,88 @@ func (s *Store) append(w *work, now time.Time, entries []usage.Entry, out []usag
 	return w.commit(b)
 }
 
-// duplicateMemory is for how many batches after a duplicate of an own key the
-// server is asked for the keys that it took.
+// appendSome stores events some of which may be there already.
+func (s *Store) appendSome(w *work, now time.Time, entries []usage.Entry, own, keyed []int, out []usage.AppendOutcome) error {
+	b := &pgx.Batch{}
+	stored := map[int]bool{}
+	if len(own) > 0 {
+		args, err := eventColumns(pick(entries, own), charged)
+		if err != nil {
+			return err
+		}
+		b.Queue(insertEvents+" on conflict do nothing returning account, meter, ts, key", args...).Query(func(rows pgx.Rows) error {
+			for rows.Next() {
+				var x usage.Entry
+				var short int64
+				if err := rows.Scan(&x.Account, &x.Meter, &x.Time, &short); err != nil {
+					return err
+				}
+				binary.BigEndian.PutUint64(x.Key[8:], uint64(short))
+				at, found := slices.BinarySearchFunc(own, &x, func(i int, x *usage.Entry) int { return compareEvents(&entries[i], x) })
+				if !found {
+					return fmt.Errorf("usagepg: an event of %s was stored that wasn't sent", x.Meter)
+				}
+				stored[own[at]] = true
+			}
+			return rows.Err()
+		})
+	}
+	if len(keyed) > 0 {
+		b.Queue(insertKeys+" on conflict do nothing returning account, key", keyColumns(pick(entries, keyed), now)...).Query(func(rows pgx.Rows) error {
+			for rows.Next() {
+				var account string
+				var key [16]byte
+				if err := rows.Scan(&account, &key); err != nil {
+					return err
+				}
+				at, found := slices.BinarySearchFunc(keyed, key, func(i int, key [16]byte) int { return compareKeys(&entries[i], account, key) })
+				if !found {
+					return fmt.Errorf("usagepg: a key was stored that wasn't sent")
+				}
+				stored[keyed[at]] = true
+			}
+			return rows.Err()
+		})
+	}
+	if err := w.send(b); err != nil {
+		return err
+	}
+	if len(stored) == len(own)+len(keyed) && s.duplicates.Load() > 0 {
+		s.duplicates.Add(-1)
+	}
+	if err := s.forgetPacked(w, now, entries, own, stored); err != nil {
+		return err
+	}
+	if err := s.compareHashes(w, entries, keyed, stored, out); err != nil {
+		return err
+	}
+	if len(stored) == 0 {
+		return nil // rolled back: nothing is new
+	}
+	fresh := make([]int, 0, len(stored)) // of all that is new, the caller's keys first
+	for _, i := range keyed {
+		if stored[i] {
+			fresh = append(fresh, i)
+		}
+	}
+	b = &pgx.Batch{}
+	if len(fresh) > 0 {
+		args, err := eventColumns(pick(entries, fresh), charged)
+		if err != nil {
+			return err
+		}
+		b.Queue(insertEvents, args...)
+	}
+	for _, i := range own {
+		if stored[i] {
+			fresh = append(fresh, i)
+		}
+	}
+	return s.book(w, b, now, entries, fresh, out)
+}
+
+// duplicateMemory is for how many batches after a duplicate the server is asked
+// for the keys that it took.
 const duplicateMemory = 64
 
 func charged(e usage.Entry) bool { return !e.Charge.Period.IsZero() }
@@ -223,11 +335,11 @@ func pick(entries []usage.Entry, index []int) []usage.Entry {
 // compareHashes tells duplicates from reused keys.
 func (s *Store) compareHashes(w *work, entries []usage.Entry, keyed []int, stored map[int]bool, out []usage.AppendOutcome) error {
 	var accounts []string
-	var keys [][16]byte
+	var keys uuids
 	byKey := map[eventKey]int{}
 	for _, i := range keyed {
 		if !stored[i] {
-			accounts, keys = append(accounts, entries[i].Account), append(keys, entries[i].Key)
+			accounts, keys = append(accounts, entries[i].Account), append(keys, uuid(entries[i].Key))
 			byKey[keyOfEntry(entries[i])] = i
 		}
 	}

@@ -1,6 +1,7 @@
 package usagepg
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -20,14 +21,16 @@ type charging struct {
 
 type charge struct {
 	usage.Charge
-	units int64 // at most 1000 times 2^53
+	units int64
 }
 
-func (ch *charging) add(e usage.Entry) {
-	if ch.marks == nil {
-		ch.marks = marks{}
+func (ch *charging) add(e *usage.Entry) {
+	if e.Report {
+		if ch.marks == nil {
+			ch.marks = marks{}
+		}
+		ch.marks.add(*e)
 	}
-	ch.marks.add(e)
 	if e.Charge.Period.IsZero() {
 		return
 	}
@@ -44,80 +47,87 @@ func (ch *charging) add(e usage.Entry) {
 	c.units += e.Value
 }
 
-// chargeCounters adds units, and returns the counters that have crossed one of
-// the thresholds, with each one that they have crossed, highest first. Those of
-// accounts with grants come back without: settle decides about them.
+// chargeCounters adds units to counters and returns what is used then, and
+// whether the account has or had grants of the meter.
 const chargeCounters = `
-with x as (
-	select * from unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::bigint[], $6::bigint[])
-		as x (account, meter, period_from, period_to, units, lim)
-), u as (
-	insert into usage_counters as c (account, meter, period_from, period_to, used, lim)
-	select * from x
-	on conflict (account, meter, period_from) do update set used = c.used + excluded.used, lim = excluded.lim
-	returning account, meter, period_from, period_to, used, lim, granted
-)
-select u.account, u.meter, u.period_from, u.period_to, u.used, u.lim, p.percent
-from u
-join x using (account, meter, period_from)
-left join usage_wallets w using (account, meter)
-left join unnest($7::int[]) as p (percent) on w is null and not u.granted
-where w is not null or u.granted or p.percent is not null and u.lim > 0
-	and u.used - x.units < u.lim / 100 * p.percent + (u.lim % 100 * p.percent + 99) / 100
-	and u.used >= u.lim / 100 * p.percent + (u.lim % 100 * p.percent + 99) / 100
-order by u.account, u.meter, u.period_from, p.percent desc`
+insert into usage_counters as c (account, meter, period_from, period_to, used, lim)
+select unnest($1::text[]), unnest($2::text[]), unnest($3::timestamptz[]), unnest($4::timestamptz[]), unnest($5::bigint[]), unnest($6::bigint[])
+on conflict (account, meter, period_from) do update set used = c.used + excluded.used, lim = excluded.lim
+returning account, meter, period_from, used, granted or case when (select exists (select from usage_wallets))
+	then exists (select from usage_wallets w where w.account = c.account and w.meter = c.meter) else false end`
 
-// queue adds a statement for each set of thresholds, which is one as a rule.
+// queue adds the statement that writes the counters. When it is sent, notices
+// get what has been crossed, except by accounts with grants: settle decides
+// about them.
 func (ch *charging) queue(b *pgx.Batch, now time.Time, notices *[]usage.Notice) {
-	type set struct {
-		thresholds []int
-		keys       []counterKey
+	defer ch.marks.queue(b)
+	n := len(ch.charges)
+	if n == 0 {
+		return
 	}
-	var sets []set
-	for _, k := range slices.SortedFunc(maps.Keys(ch.charges), compareCounters) {
-		i := slices.IndexFunc(sets, func(s set) bool { return slices.Equal(s.thresholds, ch.charges[k].Thresholds) })
-		if i < 0 {
-			i = len(sets)
-			sets = append(sets, set{thresholds: ch.charges[k].Thresholds})
-		}
-		sets[i].keys = append(sets[i].keys, k)
+	keys := slices.AppendSeq(make([]counterKey, 0, n), maps.Keys(ch.charges))
+	slices.SortFunc(keys, compareCounters)
+	accounts, meters, from, to := make(texts, n), make(texts, n), make(moments, n), make(moments, n)
+	units, limits := make(numbers, n), make(numbers, n)
+	for i, k := range keys {
+		c := ch.charges[k]
+		accounts[i], meters[i], from[i], to[i] = text(k.account), text(k.meter), moment(k.from), moment(c.Period.To.UnixMicro())
+		units[i], limits[i] = number(c.units), number(c.Limit)
 	}
-	for _, s := range sets {
-		n := len(s.keys)
-		accounts, meters, from, to := make([]string, n), make([]string, n), make([]time.Time, n), make([]time.Time, n)
-		units, limits := make([]int64, n), make([]int64, n)
-		for i, k := range s.keys {
-			c := ch.charges[k]
-			accounts[i], meters[i], from[i], to[i] = k.account, k.meter, c.Period.From, c.Period.To
-			units[i], limits[i] = c.units, c.Limit
-		}
-		percents := make([]int32, len(s.thresholds))
-		for i, p := range s.thresholds {
-			percents[i] = int32(p)
-		}
-		b.Queue(chargeCounters, accounts, meters, from, to, units, limits, percents).Query(func(rows pgx.Rows) error {
-			last := counterKey{}
-			for rows.Next() {
-				x := usage.Notice{At: now}
-				var percent *int
-				if err := rows.Scan(&x.Account, &x.Meter, &x.Period.From, &x.Period.To, &x.Used, &x.Limit, &percent); err != nil {
-					return err
-				}
-				x.Period.From, x.Period.To = x.Period.From.UTC(), x.Period.To.UTC()
-				k := keyOfCounter(x.Account, x.Meter, x.Period)
-				if percent == nil {
-					ch.granted = append(ch.granted, k)
-					continue
-				}
-				x.Percent = *percent
-				x.ID = usage.NoticeID(x.Account, x.Meter, x.Period.From, x.Percent)
-				x.Superseded, last = k == last, k
-				*notices = append(*notices, x)
+	b.Queue(chargeCounters, accounts, meters, from, to, units, limits).Query(func(rows pgx.Rows) error {
+		var account, meter lookedAt
+		var from time.Time
+		var used int64
+		var granted bool
+		for i := 0; rows.Next(); i++ {
+			if err := rows.Scan(&account, &meter, &from, &used, &granted); err != nil {
+				return err
 			}
-			return rows.Err()
-		})
+			// They come in the order in which they were sent, which nothing
+			// promises.
+			if i >= n || keys[i].account != string(account) || keys[i].meter != string(meter) || keys[i].from != from.UnixMicro() {
+				k := counterKey{string(account), string(meter), from.UnixMicro()}
+				if i = slices.Index(keys, k); i < 0 {
+					return fmt.Errorf("usagepg: counter of %s from %s wasn't asked for", k.meter, from)
+				}
+			}
+			if granted {
+				ch.granted = append(ch.granted, keys[i])
+				continue
+			}
+			*notices = ch.charges[keys[i]].crossed(*notices, keys[i], used, now)
+		}
+		return rows.Err()
+	})
+}
+
+// lookedAt is a text of a row, for as long as the row is the current one.
+type lookedAt []byte
+
+// ScanBytes implements pgtype.BytesScanner.
+func (l *lookedAt) ScanBytes(v []byte) error {
+	*l = v
+	return nil
+}
+
+// crossed appends a notice for each threshold that the units have crossed,
+// highest first.
+func (c *charge) crossed(notices []usage.Notice, k counterKey, used int64, now time.Time) []usage.Notice {
+	if c.Limit <= 0 {
+		return notices
 	}
-	ch.marks.queue(b)
+	superseded := false
+	for _, percent := range slices.Backward(c.Thresholds) {
+		if t := usage.Threshold(c.Limit, percent); used < t || used-c.units >= t {
+			continue
+		}
+		notices = append(notices, usage.Notice{
+			ID: usage.NoticeID(k.account, k.meter, c.Period.From, percent), Account: k.account, Meter: k.meter, Period: c.Period,
+			Percent: percent, Used: used, Limit: c.Limit, At: now, Superseded: superseded,
+		})
+		superseded = true
+	}
+	return notices
 }
 
 const selectDrawn = `

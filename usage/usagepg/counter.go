@@ -18,7 +18,10 @@ type counterKey struct {
 }
 
 func compareCounters(a, b counterKey) int {
-	return cmp.Or(cmp.Compare(a.account, b.account), cmp.Compare(a.meter, b.meter), cmp.Compare(a.from, b.from))
+	if a.account != b.account {
+		return cmp.Compare(a.account, b.account)
+	}
+	return cmp.Or(cmp.Compare(a.meter, b.meter), cmp.Compare(a.from, b.from))
 }
 
 func keyOfCounter(account, meter string, p usage.Period) counterKey {

@@ -18,11 +18,17 @@ const (
 	platformShards = 8
 )
 
-// cell is a row of a rollup. account is empty for the platform's.
-type cell struct {
-	account, meter, figure, dim string
-	grain                       int16 // of the platform's rows
-	at                          int64 // Unix seconds
+// series is what a rollup's row is about, of one account or of the platform.
+type series struct{ meter, figure, dim string }
+
+func compareSeries(a, b series) int {
+	if c := cmp.Compare(a.meter, b.meter); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(a.figure, b.figure); c != 0 {
+		return c
+	}
+	return cmp.Compare(a.dim, b.dim)
 }
 
 // The grains of the platform's rows.
@@ -31,53 +37,134 @@ const (
 	grainDay     int16 = 1
 )
 
-func compareCells(a, b cell) int {
-	return cmp.Or(cmp.Compare(a.account, b.account), cmp.Compare(a.meter, b.meter),
-		cmp.Compare(a.figure, b.figure), cmp.Compare(a.dim, b.dim), cmp.Compare(a.grain, b.grain), cmp.Compare(a.at, b.at))
+// numbered gives keys numbers, so that what belongs to them is found by
+// comparing numbers.
+type numbered[K comparable] struct {
+	index map[K]int32
+	keys  []K
 }
 
-// sums is what a cell's events come to. The sum of many events of one batch
-// can't overflow: batches are smaller than 2^10 times 2^53.
+// of returns the key's number, given a guess.
+func (n *numbered[K]) of(k K, guess int32) int32 {
+	if int(guess) < len(n.keys) && n.keys[guess] == k {
+		return guess
+	}
+	if i, ok := n.index[k]; ok {
+		return i
+	}
+	if n.index == nil {
+		n.index = map[K]int32{}
+	}
+	i := int32(len(n.keys))
+	n.index[k] = i
+	n.keys = append(n.keys, k)
+	return i
+}
+
+// ranks returns each number's place in the order of the keys.
+func (n *numbered[K]) ranks(compare func(a, b K) int) []int32 {
+	order, ranks := make([]int32, len(n.keys)), make([]int32, len(n.keys))
+	for i := range order {
+		order[i] = int32(i)
+	}
+	slices.SortFunc(order, func(a, b int32) int { return compare(n.keys[a], n.keys[b]) })
+	for rank, i := range order {
+		ranks[i] = int32(rank)
+	}
+	return ranks
+}
+
+// place names a row of a rollup by numbers. account is 0 for the platform's,
+// grain for the accounts' days.
+type place struct {
+	account, series int32
+	grain           int16
+	at              int64 // Unix seconds
+}
+
+// sums is what a cell's events come to. They don't overflow, since Append keeps
+// the values of a batch within an int64.
 type sums struct {
 	cnt, sum, min, max, last int64
-	lastAt                   time.Time
-	scale                    int
+	lastAt                   int64 // Unix microseconds
+	scale                    int16
+}
+
+type cell struct {
+	place
+	sums
+}
+
+// cells are the rows of a rollup.
+type cells struct {
+	index map[place]int32
+	list  []cell
 }
 
 // rollups folds events, so that each row is written once for a batch.
-type rollups struct{ days, platform map[cell]*sums }
+type rollups struct {
+	accounts       numbered[string]
+	series         numbered[series]
+	days, platform cells
+	account        int32   // of the event before
+	recent         []int32 // series of the event before, in the order of its figures and groups
+}
 
-func (r *rollups) add(e usage.Entry) {
-	if r.days == nil {
-		r.days, r.platform = map[cell]*sums{}, map[cell]*sums{}
-	}
-	dayAt := e.Time.Truncate(day).Unix()
-	quarterAt := e.Time.Truncate(quarter).Unix()
-	for _, f := range e.Figures {
-		r.addTo("", f, e, dayAt, quarterAt)
+func (r *rollups) add(e usage.Entry) { r.fold(&e) }
+
+func (r *rollups) fold(e *usage.Entry) {
+	r.account = r.accounts.of(e.Account, r.account)
+	us := e.Time.UnixMicro()
+	n := 0
+	for i := range e.Figures {
+		r.foldInto(n, "", &e.Figures[i], e.Meter, us)
+		n++
 		for _, dim := range e.Groups {
-			r.addTo(dim, f, e, dayAt, quarterAt)
+			r.foldInto(n, dim, &e.Figures[i], e.Meter, us)
+			n++
 		}
 	}
 }
 
-func (r *rollups) addTo(dim string, f usage.Figure, e usage.Entry, dayAt, quarterAt int64) {
-	fold(r.days, cell{account: e.Account, meter: e.Meter, figure: f.Name, dim: dim, at: dayAt}, f, e.Time)
-	fold(r.platform, cell{meter: e.Meter, figure: f.Name, dim: dim, grain: grainQuarter, at: quarterAt}, f, e.Time)
-	fold(r.platform, cell{meter: e.Meter, figure: f.Name, dim: dim, grain: grainDay, at: dayAt}, f, e.Time)
+func (r *rollups) foldInto(n int, dim string, f *usage.Figure, meter string, us int64) {
+	if n == len(r.recent) {
+		r.recent = append(r.recent, 0)
+	}
+	s := r.series.of(series{meter, f.Name, dim}, r.recent[n])
+	r.recent[n] = s
+	dayAt, quarterAt := floor(us, day), floor(us, quarter)
+	r.days.add(place{account: r.account, series: s, at: dayAt}, f, us)
+	r.platform.add(place{series: s, grain: grainQuarter, at: quarterAt}, f, us)
+	r.platform.add(place{series: s, grain: grainDay, at: dayAt}, f, us)
 }
 
-func fold(m map[cell]*sums, c cell, f usage.Figure, at time.Time) {
-	s := m[c]
-	if s == nil {
-		m[c] = &sums{cnt: 1, sum: f.Value, min: f.Value, max: f.Value, last: f.Value, lastAt: at, scale: f.Scale}
+// floor returns the last multiple of d up to an instant in Unix microseconds,
+// in Unix seconds.
+func floor(us int64, d time.Duration) int64 {
+	n := d.Microseconds()
+	q := us / n
+	if us%n < 0 {
+		q--
+	}
+	return q * int64(d/time.Second)
+}
+
+func (c *cells) add(at place, f *usage.Figure, us int64) {
+	i, ok := c.index[at]
+	if !ok {
+		if c.index == nil {
+			c.index = map[place]int32{}
+		}
+		c.index[at] = int32(len(c.list))
+		c.list = append(c.list, cell{at, sums{cnt: 1, sum: f.Value, min: f.Value, max: f.Value, last: f.Value, lastAt: us, scale: int16(f.Scale)}})
 		return
 	}
+	s := &c.list[i].sums
 	s.cnt++
 	s.sum += f.Value
 	s.min, s.max = min(s.min, f.Value), max(s.max, f.Value)
-	if at.After(s.lastAt) || at.Equal(s.lastAt) && f.Value > s.last {
-		s.last, s.lastAt = f.Value, at
+	if us > s.lastAt || us == s.lastAt && f.Value > s.last {
+		s.last, s.lastAt = f.Value, us
 	}
 }
 
@@ -90,86 +177,105 @@ const mergeRollup = `
 	last = case when (excluded.last_at, excluded.last) > (d.last_at, d.last) then excluded.last else d.last end,
 	last_at = greatest(d.last_at, excluded.last_at)`
 
+// Arrays are unnested side by side in the select list: as tables, each one would
+// be written to a store of its own and read from there, which takes as long as
+// the search in an index.
+
 const upsertDays = `
 insert into usage_days as d (account, meter, figure, dim, day, cnt, sum, min, max, last, last_at, scale)
-select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::bigint[], $7::bigint[],
-	$8::bigint[], $9::bigint[], $10::bigint[], $11::timestamptz[], $12::smallint[])
+select unnest($1::text[]), unnest($2::text[]), unnest($3::text[]), unnest($4::text[]), unnest($5::timestamptz[]),
+	unnest($6::bigint[]), unnest($7::bigint[]), unnest($8::bigint[]), unnest($9::bigint[]), unnest($10::bigint[]),
+	unnest($11::timestamptz[]), unnest($12::smallint[])
 on conflict (account, meter, figure, dim, day) do update set` + mergeRollup
 
 const upsertPlatform = `
-insert into usage_platform as d (meter, figure, dim, grain, bucket, cnt, sum, min, max, last, last_at, scale, shard)
-select *, $13 from unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::timestamptz[], $6::bigint[], $7::bigint[],
-	$8::bigint[], $9::bigint[], $10::bigint[], $11::timestamptz[], $12::smallint[])
+insert into usage_platform as d (meter, figure, dim, bucket, cnt, sum, min, max, last, last_at, scale, grain, shard)
+select unnest($1::text[]), unnest($2::text[]), unnest($3::text[]), unnest($4::timestamptz[]),
+	unnest($5::bigint[]), unnest($6::bigint[]), unnest($7::bigint[]), unnest($8::bigint[]), unnest($9::bigint[]),
+	unnest($10::timestamptz[]), unnest($11::smallint[]), unnest($12::smallint[]), $13::smallint
 on conflict (meter, figure, dim, grain, bucket, shard) do update set` + mergeRollup
 
 // columns are the arrays that a rollup's rows are sent as.
 type columns struct {
-	account, meter, figure, dim []string
-	at, lastAt                  []time.Time
-	cnt, min, max, last         []int64
-	sum                         []int64
-	scale, grain                []int16
+	account, meter, figure, dim texts
+	at, lastAt                  moments
+	cnt, min, max, last, sum    numbers
+	scale, grain                numbers
 }
 
 // columnsOf returns the rows in the order of their keys: flushes that touch
 // the same rows then take their locks in the same order.
-func columnsOf(m map[cell]*sums) columns {
-	keys := make([]cell, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
+func (r *rollups) columnsOf(c *cells, accounts, names []int32) columns {
+	list := c.list
+	slices.SortFunc(list, func(a, b cell) int {
+		if a.account != b.account {
+			return cmp.Compare(accounts[a.account], accounts[b.account])
+		}
+		if a.series != b.series {
+			return cmp.Compare(names[a.series], names[b.series])
+		}
+		if a.grain != b.grain {
+			return cmp.Compare(a.grain, b.grain)
+		}
+		return cmp.Compare(a.at, b.at)
+	})
+	n := len(list)
+	x := columns{
+		account: make(texts, n), meter: make(texts, n), figure: make(texts, n), dim: make(texts, n),
+		at: make(moments, n), lastAt: make(moments, n), cnt: make(numbers, n), min: make(numbers, n), max: make(numbers, n),
+		last: make(numbers, n), sum: make(numbers, n), scale: make(numbers, n), grain: make(numbers, n),
 	}
-	slices.SortFunc(keys, compareCells)
-	var c columns
-	for _, k := range keys {
-		s := m[k]
-		c.account, c.meter = append(c.account, k.account), append(c.meter, k.meter)
-		c.figure, c.dim = append(c.figure, k.figure), append(c.dim, k.dim)
-		c.at, c.lastAt = append(c.at, time.Unix(k.at, 0).UTC()), append(c.lastAt, s.lastAt)
-		c.cnt, c.min = append(c.cnt, s.cnt), append(c.min, s.min)
-		c.max, c.last = append(c.max, s.max), append(c.last, s.last)
-		c.sum = append(c.sum, s.sum)
-		c.scale, c.grain = append(c.scale, int16(s.scale)), append(c.grain, k.grain)
+	for i := range list {
+		l, s := &list[i], &r.series.keys[list[i].series]
+		x.account[i], x.meter[i], x.figure[i], x.dim[i] = text(r.accounts.keys[l.account]), text(s.meter), text(s.figure), text(s.dim)
+		x.at[i], x.lastAt[i] = moment(l.at*1e6), moment(l.lastAt)
+		x.cnt[i], x.sum[i], x.min[i], x.max[i], x.last[i] = number(l.cnt), number(l.sum), number(l.min), number(l.max), number(l.last)
+		x.scale[i], x.grain[i] = number(l.scale), number(l.grain)
 	}
-	return c
+	c.index = nil // list is in another order now
+	return x
 }
 
 // queue adds the statements that write the rollups.
 func (r *rollups) queue(b *pgx.Batch) {
-	if len(r.days) == 0 {
+	if len(r.days.list) == 0 {
 		return
 	}
-	d := columnsOf(r.days)
+	accounts, names := r.accounts.ranks(cmp.Compare[string]), r.series.ranks(compareSeries)
+	d := r.columnsOf(&r.days, accounts, names)
 	b.Queue(upsertDays, d.account, d.meter, d.figure, d.dim, d.at, d.cnt, d.sum, d.min, d.max, d.last, d.lastAt, d.scale)
-	p := columnsOf(r.platform)
-	b.Queue(upsertPlatform, p.meter, p.figure, p.dim, p.grain, p.at, p.cnt, p.sum, p.min, p.max, p.last, p.lastAt, p.scale,
+	p := r.columnsOf(&r.platform, accounts, names)
+	b.Queue(upsertPlatform, p.meter, p.figure, p.dim, p.at, p.cnt, p.sum, p.min, p.max, p.last, p.lastAt, p.scale, p.grain,
 		int16(rand.IntN(platformShards)))
 }
 
 const insertKeys = `
 insert into usage_keys (account, key, hash, at)
-select * from unnest($1::text[], $2::uuid[], $3::bigint[], $4::timestamptz[])`
+select unnest($1::text[]), unnest($2::uuid[]), unnest($3::bigint[]), unnest($4::timestamptz[])`
 
 const insertEvents = `
 insert into usage_events (account, meter, ts, key, value, flags, id, props)
-select * from unnest($1::text[], $2::text[], $3::timestamptz[], $4::bigint[], $5::bigint[], $6::smallint[], $7::text[], $8::jsonb[])`
+select unnest($1::text[]), unnest($2::text[]), unnest($3::timestamptz[]), unnest($4::bigint[]), unnest($5::bigint[]),
+	unnest($6::smallint[]), unnest($7::text[]), unnest($8::text[])::jsonb`
 
 // eventColumns are the arguments of insertEvents.
 func eventColumns(entries []usage.Entry, counted func(usage.Entry) bool) ([]any, error) {
 	n := len(entries)
-	accounts, meters := make([]string, n), make([]string, n)
-	times, keys, values := make([]time.Time, n), make([]int64, n), make([]int64, n)
-	flags, ids, props := make([]int16, n), make([]*string, n), make([]*string, n)
-	for i, e := range entries {
-		accounts[i], meters[i], times[i], keys[i], values[i] = e.Account, e.Meter, e.Time, shortKey(e.Key), e.Value
-		if counted(e) {
+	accounts, meters, times, keys := make(texts, n), make(texts, n), make(moments, n), make(numbers, n)
+	values, flags, ids, props := make(numbers, n), make(numbers, n), make(optionals, n), make(optionals, n)
+	for i := range entries {
+		e := &entries[i]
+		accounts[i], meters[i], times[i] = text(e.Account), text(e.Meter), moment(e.Time.UnixMicro())
+		keys[i], values[i] = number(shortKey(e.Key)), number(e.Value)
+		if counted(*e) {
 			flags[i] = 1
 		}
 		if !e.Own {
-			ids[i] = &entries[i].ID
+			ids[i].text = &e.ID
 		}
 		if len(e.Properties) > 0 {
 			object := string(e.Properties.AppendJSON(nil))
-			props[i] = &object
+			props[i].text = &object
 		}
 	}
 	return []any{accounts, meters, times, keys, values, flags, ids, props}, nil
@@ -181,9 +287,10 @@ func shortKey(key [16]byte) int64 { return int64(binary.BigEndian.Uint64(key[8:]
 // keyColumns are the arguments of insertKeys.
 func keyColumns(entries []usage.Entry, now time.Time) []any {
 	n := len(entries)
-	accounts, keys, hashes, at := make([]string, n), make([][16]byte, n), make([]int64, n), make([]time.Time, n)
-	for i, e := range entries {
-		accounts[i], keys[i], hashes[i], at[i] = e.Account, e.Key, e.Hash, now
+	accounts, keys, hashes, at := make(texts, n), make(uuids, n), make(numbers, n), make(moments, n)
+	for i := range entries {
+		e := &entries[i]
+		accounts[i], keys[i], hashes[i], at[i] = text(e.Account), uuid(e.Key), number(e.Hash), moment(now.UnixMicro())
 	}
 	return []any{accounts, keys, hashes, at}
 }

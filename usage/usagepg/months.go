@@ -1,6 +1,7 @@
 package usagepg
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sort"
@@ -163,20 +164,20 @@ func storeMonths(ctx context.Context, tx pgx.Tx, month time.Time, order []monthK
 	if err != nil {
 		return err
 	}
-	rest := map[cell]*sums{}
+	var rest rollups
 	for i, k := range order {
 		days, left := joinDays(have[k], taken[k])
 		if c.data[i], err = encodeMonth(month, days); err != nil {
 			return err
 		}
 		for _, d := range left {
-			rest[k.cell(d)] = d.sums()
+			rest.put(k, d)
 		}
 	}
 	if _, err := tx.Exec(ctx, upsertMonths, c.account, c.meter, c.figure, c.dim, c.data, month); err != nil {
 		return err
 	}
-	return insertDays(ctx, tx, rest)
+	return rest.insertDays(ctx, tx)
 }
 
 type monthColumns struct {
@@ -190,20 +191,20 @@ func (c *monthColumns) add(k monthKey, data []byte) {
 	c.data = append(c.data, data)
 }
 
-func (k monthKey) cell(d dayTotal) cell {
-	return cell{account: k.account, meter: k.meter, figure: k.figure, dim: k.dim, at: d.day.Unix()}
-}
-
-func (d dayTotal) sums() *sums {
-	return &sums{cnt: d.Count, sum: d.Sum, min: d.Min, max: d.Max, last: d.Last, lastAt: d.LastAt, scale: int(d.scale)}
+// put adds a day's row; it is the only one of its day.
+func (r *rollups) put(k monthKey, d dayTotal) {
+	at := place{account: r.accounts.of(k.account, 0), series: r.series.of(series{k.meter, k.figure, k.dim}, 0), at: d.day.Unix()}
+	r.days.list = append(r.days.list, cell{at, sums{
+		cnt: d.Count, sum: d.Sum, min: d.Min, max: d.Max, last: d.Last, lastAt: d.LastAt.UnixMicro(), scale: d.scale,
+	}})
 }
 
 // insertDays adds to usage_days.
-func insertDays(ctx context.Context, tx pgx.Tx, days map[cell]*sums) error {
-	if len(days) == 0 {
+func (r *rollups) insertDays(ctx context.Context, tx pgx.Tx) error {
+	if len(r.days.list) == 0 {
 		return nil
 	}
-	d := columnsOf(days)
+	d := r.columnsOf(&r.days, r.accounts.ranks(cmp.Compare[string]), r.series.ranks(compareSeries))
 	_, err := tx.Exec(ctx, upsertDays, d.account, d.meter, d.figure, d.dim, d.at, d.cnt, d.sum, d.min, d.max, d.last, d.lastAt, d.scale)
 	return err
 }
@@ -217,16 +218,16 @@ func unfold(ctx context.Context, tx pgx.Tx, account string) error {
 	if err != nil {
 		return err
 	}
-	days := map[cell]*sums{}
+	var days rollups
 	err = scanMonths(rows, func(k monthKey, d dayTotal) error {
 		k.account = ""
-		days[k.cell(d)] = d.sums()
+		days.put(k, d)
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	return insertDays(ctx, tx, days)
+	return days.insertDays(ctx, tx)
 }
 
 // scanMonths calls f with the days of rows of usage_months.

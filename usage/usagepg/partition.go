@@ -32,10 +32,11 @@ func partition(table string, month time.Time) string {
 // ensureMonths makes the partitions of the events' months, in a transaction
 // of their own: an attached partition is of use to everybody.
 func (s *Store) ensureMonths(ctx context.Context, entries []usage.Entry) error {
-	var last time.Time
-	for _, e := range entries {
-		if month := monthOf(e.Time); !month.Equal(last) {
-			last = month
+	var month, end time.Time
+	for i := range entries {
+		if at := entries[i].Time; at.Before(month) || !at.Before(end) {
+			month = monthOf(at)
+			end = month.AddDate(0, 1, 0)
 			if err := s.ensureMonth(ctx, month); err != nil {
 				return err
 			}

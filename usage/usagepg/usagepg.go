@@ -76,6 +76,7 @@ type Store struct {
 	// duplicates is for how many batches more the keys that were taken are
 	// asked for; see append.
 	duplicates atomic.Int32
+	appends    gathering
 }
 
 var _ usage.Store = (*Store)(nil)
