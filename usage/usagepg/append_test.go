@@ -93,7 +93,7 @@ func TestAppendsTogether(t *testing.T) {
 	for w := 0; w < callers; w += 2 {
 		own += rounds * int64(size-w)
 	}
-	require.EqualValues(t, own+rounds*size, stored.Load())
+	require.Equal(t, own+rounds*size, stored.Load())
 	require.EqualValues(t, callers/2*rounds*size-rounds*size, duplicates.Load())
 	var events, used, noticed int64
 	require.NoError(t, pool.QueryRow(ctx, "select sum(value)::bigint from usage_events").Scan(&events))

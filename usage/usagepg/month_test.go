@@ -73,7 +73,7 @@ func TestDaysJoinInAnyParts(t *testing.T) {
 		}
 		merged, left := joinDays(first, second)
 		require.Empty(t, left)
-		require.Equal(t, len(days), len(merged))
+		require.Len(t, merged, len(days))
 		for i := range days {
 			require.Equal(t, days[i], merged[i])
 		}
