@@ -2,8 +2,10 @@
 // extensions.
 //
 // Events lie in monthly partitions that are made when they are needed and
-// dropped as a whole, and a month that is long over is packed. What Aggregate reads, an account's days and the
-// platform's quarters of an hour, is written in the same commit as the event.
+// dropped as a whole. What Aggregate reads, an account's days and the platform's
+// quarters of an hour, is written in the same commit as the event. Maintain folds
+// days that are over into a row a month, and packs the events of a month that is
+// long over: call it daily.
 //
 // On a pool, callers of Apply who wait at the same time share a transaction:
 // one lock, one write and one flush to disk for all of them, in the order in
