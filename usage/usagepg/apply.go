@@ -114,7 +114,10 @@ func (f *applying) run(steps []*step) error {
 		write = write || changed
 	}
 	b := &pgx.Batch{}
-	if !f.wallets.queue(b) && !write {
+	// In a transaction of the caller's, what is done about grants afterwards
+	// relies on the counter's lock.
+	ahead := f.store.pool == nil && steps[0].op.Kind == usage.Refresh
+	if !f.wallets.queue(b) && !write && !ahead {
 		return nil // rolled back: nothing but locks to give up
 	}
 	f.counters.queue(b)
