@@ -8,16 +8,19 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/kolekt/commerce/internal/pgtest"
+	"github.com/kolekt/commerce/internal/services"
 	"github.com/kolekt/commerce/mailer"
 	"github.com/kolekt/commerce/mailer/mailerpg"
 	"github.com/kolekt/commerce/mailer/mailertest"
 )
 
-// TestTransactionsNotifyOnlyWhoListens tells the notifications of one
-// connection from those of other tests by its process.
+// TestTransactionsNotifyOnlyWhoListens has a server of its own: workers of other
+// tests are listeners of the same database.
 func TestTransactionsNotifyOnlyWhoListens(t *testing.T) {
-	pool := migrated(t)
+	pool := pgtest.PoolOn(t, pgtest.Server(t, services.PostgresConfig{}).URL())
 	ctx := t.Context()
+	require.NoError(t, mailerpg.Migrate(ctx, pool))
 	from, err := pool.Acquire(ctx)
 	require.NoError(t, err)
 	defer from.Release()
@@ -31,13 +34,9 @@ func TestTransactionsNotifyOnlyWhoListens(t *testing.T) {
 		require.NoError(t, err)
 	}
 	heard := func() string {
-		for {
-			n, err := listener.Conn().WaitForNotification(ctx)
-			require.NoError(t, err)
-			if n.PID == from.Conn().PgConn().PID() {
-				return n.Payload
-			}
-		}
+		n, err := listener.Conn().WaitForNotification(ctx)
+		require.NoError(t, err)
+		return n.Payload
 	}
 	exec(listener.Conn(), "listen mailer_outbox")
 	for i := range 3 {
