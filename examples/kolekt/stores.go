@@ -213,11 +213,11 @@ type schema struct {
 }
 
 var schemas = []schema{
-	{"users", users.Migrate, users.Verify},
-	{"kolekts", kolekts.Migrate, kolekts.Verify},
-	{"ledger", ledger.Migrate, ledger.Verify},
-	{"refusals", refusals.Migrate, refusals.Verify},
-	{"audit", audit.Migrate, audit.Verify},
+	{"users", users.Schema.Migrate, users.Schema.Verify},
+	{"kolekts", kolekts.Schema.Migrate, kolekts.Schema.Verify},
+	{"ledger", ledger.Schema.Migrate, ledger.Schema.Verify},
+	{"refusals", refusals.Schema.Migrate, refusals.Schema.Verify},
+	{"audit", audit.Schema.Migrate, audit.Schema.Verify},
 	{"billing", billingpg.Migrate, billingpg.Verify},
 	{"usage", usagepg.Migrate, usagepg.Verify},
 	{"apikeys", apikeyspg.Migrate, apikeyspg.Verify},

@@ -52,6 +52,23 @@ func Verify(ctx context.Context, pool *pgxpool.Pool, concern string, files fs.FS
 	})
 }
 
+// Schema is the migrations of a concern whose package embeds them in a folder
+// named migrations.
+type Schema struct {
+	Concern  string
+	Embedded embed.FS
+}
+
+// Migrate is the function of that name.
+func (s Schema) Migrate(ctx context.Context, pool *pgxpool.Pool) error {
+	return Migrate(ctx, pool, s.Concern, Files(s.Embedded))
+}
+
+// Verify is the function of that name.
+func (s Schema) Verify(ctx context.Context, pool *pgxpool.Pool) error {
+	return Verify(ctx, pool, s.Concern, Files(s.Embedded))
+}
+
 func with(ctx context.Context, pool *pgxpool.Pool, concern string, files fs.FS, do func(*migrate.Migrator) error) error {
 	err := pool.AcquireFunc(ctx, func(c *pgxpool.Conn) error {
 		m, err := load(ctx, c.Conn(), concern, files)

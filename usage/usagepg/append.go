@@ -203,10 +203,7 @@ func (s *Store) appendNew(w *work, conn *pgconn.PgConn, now time.Time, entries [
 			return err
 		}
 	} else {
-		args, err := eventColumns(pick(entries, all), charged)
-		if err != nil {
-			return err
-		}
+		args := eventColumns(pick(entries, all), charged)
 		b.Queue(insertEvents, args...)
 	}
 	return s.book(w, b, now, entries, all, out)
@@ -218,7 +215,7 @@ func (s *Store) book(w *work, b *pgx.Batch, now time.Time, entries []usage.Entry
 	charges := charging{}
 	for _, i := range stored {
 		out[i] = usage.Stored
-		rolled.fold(&entries[i])
+		rolled.add(&entries[i])
 		charges.add(&entries[i])
 	}
 	var notices []usage.Notice
@@ -243,10 +240,7 @@ func (s *Store) appendSome(w *work, now time.Time, entries []usage.Entry, own, k
 	b := &pgx.Batch{}
 	stored := map[int]bool{}
 	if len(own) > 0 {
-		args, err := eventColumns(pick(entries, own), charged)
-		if err != nil {
-			return err
-		}
+		args := eventColumns(pick(entries, own), charged)
 		b.Queue(insertEvents+" on conflict do nothing returning account, meter, ts, key", args...).Query(func(rows pgx.Rows) error {
 			for rows.Next() {
 				var x usage.Entry
@@ -304,10 +298,7 @@ func (s *Store) appendSome(w *work, now time.Time, entries []usage.Entry, own, k
 	}
 	b = &pgx.Batch{}
 	if len(fresh) > 0 {
-		args, err := eventColumns(pick(entries, fresh), charged)
-		if err != nil {
-			return err
-		}
+		args := eventColumns(pick(entries, fresh), charged)
 		b.Queue(insertEvents, args...)
 	}
 	for _, i := range own {

@@ -131,17 +131,14 @@ func (f *applying) run(steps []*step) error {
 			if !e.Own {
 				keyed = append(keyed, e)
 			}
-			rolled.add(e)
+			rolled.add(&e)
 		}
 		if len(keyed) > 0 {
 			// A key that somebody else has stored since it was looked up ends
 			// the transaction, and the next try finds it.
 			b.Queue(insertKeys, keyColumns(keyed, steps[0].op.Now)...)
 		}
-		args, err := eventColumns(f.entries, func(usage.Entry) bool { return true })
-		if err != nil {
-			return err
-		}
+		args := eventColumns(f.entries, func(usage.Entry) bool { return true })
 		b.Queue(insertEvents, args...)
 		marked.queue(b)
 		rolled.queue(b)

@@ -206,10 +206,7 @@ func anonymisePacked(ctx context.Context, tx pgx.Tx, account string, keep []stri
 			return n, err
 		}
 		for part := range slices.Chunk(entries, sweepBatch) {
-			args, err := eventColumns(part, charged)
-			if err != nil {
-				return n, err
-			}
+			args := eventColumns(part, charged)
 			if _, err := tx.Exec(ctx, insertEvents, args...); err != nil {
 				return n, err
 			}

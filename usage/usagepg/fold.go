@@ -110,9 +110,7 @@ type rollups struct {
 	recent         []int32 // series of the event before, in the order of its figures and groups
 }
 
-func (r *rollups) add(e usage.Entry) { r.fold(&e) }
-
-func (r *rollups) fold(e *usage.Entry) {
+func (r *rollups) add(e *usage.Entry) {
 	r.account = r.accounts.of(e.Account, r.account)
 	us := e.Time.UnixMicro()
 	n := 0
@@ -259,7 +257,7 @@ select unnest($1::text[]), unnest($2::text[]), unnest($3::timestamptz[]), unnest
 	unnest($6::smallint[]), unnest($7::text[]), unnest($8::text[])::jsonb`
 
 // eventColumns are the arguments of insertEvents.
-func eventColumns(entries []usage.Entry, counted func(usage.Entry) bool) ([]any, error) {
+func eventColumns(entries []usage.Entry, counted func(usage.Entry) bool) []any {
 	n := len(entries)
 	accounts, meters, times, keys := make(texts, n), make(texts, n), make(moments, n), make(numbers, n)
 	values, flags, ids, props := make(numbers, n), make(numbers, n), make(optionals, n), make(optionals, n)
@@ -278,7 +276,7 @@ func eventColumns(entries []usage.Entry, counted func(usage.Entry) bool) ([]any,
 			props[i].text = &object
 		}
 	}
-	return []any{accounts, meters, times, keys, values, flags, ids, props}, nil
+	return []any{accounts, meters, times, keys, values, flags, ids, props}
 }
 
 // shortKey is what is stored of an event's key: its second half.

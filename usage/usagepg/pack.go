@@ -277,10 +277,7 @@ func (s *Store) forgetPacked(w *work, now time.Time, entries []usage.Entry, own 
 	}
 	gone := pick(entries, copies)
 	args := make([]any, 4)
-	columns, err := eventColumns(gone, charged)
-	if err != nil {
-		return err
-	}
+	columns := eventColumns(gone, charged)
 	copy(args, columns)
 	b = &pgx.Batch{}
 	b.Queue(deleteEvents, args...)

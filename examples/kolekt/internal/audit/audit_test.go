@@ -17,8 +17,8 @@ func TestPostgres(t *testing.T) {
 	pool, err := pgxpool.New(t.Context(), pgtest.URL(t))
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
-	require.NoError(t, audit.Migrate(t.Context(), pool))
-	require.NoError(t, audit.Verify(t.Context(), pool))
+	require.NoError(t, audit.Schema.Migrate(t.Context(), pool))
+	require.NoError(t, audit.Schema.Verify(t.Context(), pool))
 	store(t, audit.NewPostgres(pool))
 }
 

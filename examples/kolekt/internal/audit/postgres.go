@@ -5,7 +5,6 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -16,17 +15,8 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-func files() fs.FS { return pgmigrate.Files(migrations) }
-
-// Migrate brings the schema to the newest version.
-func Migrate(ctx context.Context, pool *pgxpool.Pool) error {
-	return pgmigrate.Migrate(ctx, pool, "audit", files())
-}
-
-// Verify returns an error when the schema lacks migrations.
-func Verify(ctx context.Context, pool *pgxpool.Pool) error {
-	return pgmigrate.Verify(ctx, pool, "audit", files())
-}
+// Schema is that of the audit log.
+var Schema = pgmigrate.Schema{Concern: "audit", Embedded: migrations}
 
 // Postgres is a Store on PostgreSQL.
 type Postgres struct{ pool *pgxpool.Pool }

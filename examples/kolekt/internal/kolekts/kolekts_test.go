@@ -23,10 +23,10 @@ func TestMemory(t *testing.T) {
 func TestPostgres(t *testing.T) {
 	testStore(t, func(t *testing.T) kolekts.Store {
 		pool := pgtest.Pool(t)
-		require.Error(t, kolekts.Verify(t.Context(), pool))
-		require.NoError(t, users.Migrate(t.Context(), pool))
-		require.NoError(t, kolekts.Migrate(t.Context(), pool))
-		require.NoError(t, kolekts.Verify(t.Context(), pool))
+		require.Error(t, kolekts.Schema.Verify(t.Context(), pool))
+		require.NoError(t, users.Schema.Migrate(t.Context(), pool))
+		require.NoError(t, kolekts.Schema.Migrate(t.Context(), pool))
+		require.NoError(t, kolekts.Schema.Verify(t.Context(), pool))
 		for _, account := range []string{"ann", "bob"} {
 			u := users.User{ID: account, Email: account + "@example.com", CreatedAt: start}
 			require.NoError(t, users.NewPostgres(pool).Create(t.Context(), u))
@@ -39,8 +39,8 @@ func TestPostgres(t *testing.T) {
 // comes before it, and the kolekt goes too, or is told that nobody is there.
 func TestNothingIsStoredForAnErasedAccount(t *testing.T) {
 	pool, ctx := pgtest.Pool(t), t.Context()
-	require.NoError(t, users.Migrate(ctx, pool))
-	require.NoError(t, kolekts.Migrate(ctx, pool))
+	require.NoError(t, users.Schema.Migrate(ctx, pool))
+	require.NoError(t, kolekts.Schema.Migrate(ctx, pool))
 	people := users.NewPostgres(pool)
 	require.NoError(t, people.Create(ctx, users.User{ID: "ann", Email: "ann@example.com", CreatedAt: start}))
 	draft := kolekts.Draft{Text: "One thought.", Tone: "friendly"}

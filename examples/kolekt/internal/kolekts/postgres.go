@@ -5,13 +5,11 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/kolekt/commerce/internal/pgmigrate"
 )
@@ -19,18 +17,8 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-func files() fs.FS { return pgmigrate.Files(migrations) }
-
-// Migrate brings the schema to the newest version. The schema of users comes
-// first.
-func Migrate(ctx context.Context, pool *pgxpool.Pool) error {
-	return pgmigrate.Migrate(ctx, pool, "kolekts", files())
-}
-
-// Verify returns an error when the schema lacks migrations.
-func Verify(ctx context.Context, pool *pgxpool.Pool) error {
-	return pgmigrate.Verify(ctx, pool, "kolekts", files())
-}
+// Schema is that of kolekts. The one of users comes first.
+var Schema = pgmigrate.Schema{Concern: "kolekts", Embedded: migrations}
 
 // DB is what *pgxpool.Pool and pgx.Tx have in common: what is added in a
 // transaction is there when the transaction is.

@@ -7,7 +7,6 @@ import (
 	"embed"
 	"encoding/json"
 	"fmt"
-	"io/fs"
 	"sync"
 
 	"github.com/jackc/pgx/v5"
@@ -75,17 +74,8 @@ func (m *Memory) Forget(_ context.Context, account, alias string) (n int64, err 
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-func files() fs.FS { return pgmigrate.Files(migrations) }
-
-// Migrate brings the schema to the newest version.
-func Migrate(ctx context.Context, pool *pgxpool.Pool) error {
-	return pgmigrate.Migrate(ctx, pool, "ledger", files())
-}
-
-// Verify returns an error when the schema lacks migrations.
-func Verify(ctx context.Context, pool *pgxpool.Pool) error {
-	return pgmigrate.Verify(ctx, pool, "ledger", files())
-}
+// Schema is that of the ledger.
+var Schema = pgmigrate.Schema{Concern: "ledger", Embedded: migrations}
 
 // Postgres is a Store on PostgreSQL.
 type Postgres struct{ pool *pgxpool.Pool }

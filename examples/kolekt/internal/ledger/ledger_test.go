@@ -16,8 +16,8 @@ func TestMemory(t *testing.T) { testStore(t, &ledger.Memory{}) }
 
 func TestPostgres(t *testing.T) {
 	pool := pgtest.Pool(t)
-	require.NoError(t, ledger.Migrate(t.Context(), pool))
-	require.NoError(t, ledger.Verify(t.Context(), pool))
+	require.NoError(t, ledger.Schema.Migrate(t.Context(), pool))
+	require.NoError(t, ledger.Schema.Verify(t.Context(), pool))
 	testStore(t, ledger.NewPostgres(pool))
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"embed"
 	"fmt"
-	"io/fs"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -16,17 +15,8 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-func files() fs.FS { return pgmigrate.Files(migrations) }
-
-// Migrate brings the schema to the newest version.
-func Migrate(ctx context.Context, pool *pgxpool.Pool) error {
-	return pgmigrate.Migrate(ctx, pool, "refusals", files())
-}
-
-// Verify returns an error when the schema lacks migrations.
-func Verify(ctx context.Context, pool *pgxpool.Pool) error {
-	return pgmigrate.Verify(ctx, pool, "refusals", files())
-}
+// Schema is that of refusals.
+var Schema = pgmigrate.Schema{Concern: "refusals", Embedded: migrations}
 
 // Postgres is a Store on PostgreSQL.
 type Postgres struct{ pool *pgxpool.Pool }

@@ -24,8 +24,8 @@ func TestPostgres(t *testing.T) {
 	pool, err := pgxpool.New(t.Context(), pgtest.URL(t))
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
-	require.NoError(t, refusals.Migrate(t.Context(), pool))
-	require.NoError(t, refusals.Verify(t.Context(), pool))
+	require.NoError(t, refusals.Schema.Migrate(t.Context(), pool))
+	require.NoError(t, refusals.Schema.Verify(t.Context(), pool))
 	store(t, refusals.NewPostgres(pool))
 }
 

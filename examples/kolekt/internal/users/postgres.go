@@ -5,7 +5,6 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -20,17 +19,8 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-func files() fs.FS { return pgmigrate.Files(migrations) }
-
-// Migrate brings the schema of users and their sessions to the newest version.
-func Migrate(ctx context.Context, pool *pgxpool.Pool) error {
-	return pgmigrate.Migrate(ctx, pool, "users", files())
-}
-
-// Verify returns an error when the schema lacks migrations.
-func Verify(ctx context.Context, pool *pgxpool.Pool) error {
-	return pgmigrate.Verify(ctx, pool, "users", files())
-}
+// Schema is that of users and their sessions.
+var Schema = pgmigrate.Schema{Concern: "users", Embedded: migrations}
 
 // Postgres is a Store on PostgreSQL.
 type Postgres struct{ pool *pgxpool.Pool }

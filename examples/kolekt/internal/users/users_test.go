@@ -36,8 +36,8 @@ func TestMemory(t *testing.T) {
 func TestPostgres(t *testing.T) {
 	testService(t, func(t *testing.T) users.Store {
 		pool := pgtest.Pool(t)
-		require.NoError(t, users.Migrate(t.Context(), pool))
-		require.NoError(t, users.Verify(t.Context(), pool))
+		require.NoError(t, users.Schema.Migrate(t.Context(), pool))
+		require.NoError(t, users.Schema.Verify(t.Context(), pool))
 		return users.NewPostgres(pool)
 	})
 }
