@@ -81,7 +81,7 @@ func (h holders) sources(now func() time.Time) []gdpr.Source {
 		}, nil, now),
 		gdpr.Adapt(gdpr.Descriptor{
 			Name: "usage", Categories: []string{"usage"}, Purpose: "to count against the plan", Basis: gdpr.Contract, Retention: account, Portable: true, Allow: own,
-			Tables: []string{"usage_events", "usage_counters", "usage_days", "usage_holds", "usage_keys", "usage_months", "usage_notices", "usage_packed",
+			Tables: []string{"usage_events", "usage_counters", "usage_quarters", "usage_holds", "usage_keys", "usage_months", "usage_notices", "usage_packed",
 				"usage_wallets", "usage_grants", "usage_grant_entries", "usage_report_days", "usage_reports"},
 		}, h.usage, nil, now),
 		gdpr.Adapt(gdpr.Descriptor{

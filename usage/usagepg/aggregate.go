@@ -117,9 +117,9 @@ func (s *Store) fold(ctx context.Context, sel usage.Selection, byAccount bool) (
 	case !sel.Declared || sel.Unique != "":
 		return f, s.foldEvents(ctx, f, all)
 	case sel.Account != "" || byAccount:
-		whole, rest := split(sel.Bounds, day)
+		whole, rest := split(sel.Bounds, quarter)
 		if len(whole) > 0 {
-			if err := s.foldDays(ctx, f, whole); err != nil {
+			if err := s.foldTotals(ctx, f, whole); err != nil {
 				return nil, err
 			}
 		}
@@ -173,9 +173,9 @@ func (f *folder) group(dim string) string {
 	return dim[len(f.sel.GroupBy)+1:]
 }
 
-func (s *Store) foldDays(ctx context.Context, f *folder, whole []span) error {
-	return s.eachDay(ctx, f.sel, whole, func(account, dim string, d dayTotal) error {
-		n, ok := f.spanAt(d.day)
+func (s *Store) foldTotals(ctx context.Context, f *folder, whole []span) error {
+	return s.eachTotal(ctx, f.sel, whole, func(account, dim string, d total) error {
+		n, ok := f.spanAt(d.from)
 		if !ok {
 			return nil
 		}
@@ -432,7 +432,7 @@ func (s *Store) Accounts(ctx context.Context, sel usage.Selection, n int) ([]usa
 // spans in which it has events, ascending.
 func (s *Store) activity(ctx context.Context, meter string, bounds []time.Time, f func(spans []int)) error {
 	folded := &folder{sel: usage.Selection{Meter: meter, Bounds: bounds, Declared: true}, byAccount: true, cells: map[point]*folded{}}
-	// Of days that stand for themselves a bit is enough.
+	// Of totals that stand for themselves a bit is enough.
 	active := map[string][]uint64{}
 	words := (len(bounds) + 62) / 64
 	see := func(account string, span int) {
@@ -443,10 +443,10 @@ func (s *Store) activity(ctx context.Context, meter string, bounds []time.Time, 
 		}
 		set[span/64] |= 1 << (span % 64)
 	}
-	whole, rest := split(bounds, day)
+	whole, rest := split(bounds, quarter)
 	if len(whole) > 0 {
-		err := s.eachDay(ctx, folded.sel, whole, func(account, _ string, d dayTotal) error {
-			if i, ok := folded.spanAt(d.day); ok {
+		err := s.eachTotal(ctx, folded.sel, whole, func(account, _ string, d total) error {
+			if i, ok := folded.spanAt(d.from); ok {
 				see(account, i)
 			}
 			return nil

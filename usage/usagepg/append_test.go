@@ -158,7 +158,7 @@ func TestSumsOfABatchDoNotOverflow(t *testing.T) {
 	_, err := store.Append(ctx, now, batch)
 	require.NoError(t, err)
 	var right bool
-	require.NoError(t, pool.QueryRow(ctx, "select sum(sum) = 2100::numeric * $1::bigint from usage_days", int64(usage.MaxValue)).Scan(&right))
+	require.NoError(t, pool.QueryRow(ctx, "select sum(sum) = 2100::numeric * $1::bigint from usage_quarters", int64(usage.MaxValue)).Scan(&right))
 	require.True(t, right)
 }
 

@@ -75,7 +75,7 @@ func (n *numbered[K]) ranks(compare func(a, b K) int) []int32 {
 }
 
 // place names a row of a rollup by numbers. account is 0 for the platform's,
-// grain for the accounts' days.
+// grain for the accounts' quarters.
 type place struct {
 	account, series int32
 	grain           int16
@@ -103,11 +103,11 @@ type cells struct {
 
 // rollups folds events, so that each row is written once for a batch.
 type rollups struct {
-	accounts       numbered[string]
-	series         numbered[series]
-	days, platform cells
-	account        int32   // of the event before
-	recent         []int32 // series of the event before, in the order of its figures and groups
+	accounts           numbered[string]
+	series             numbered[series]
+	quarters, platform cells
+	account            int32   // of the event before
+	recent             []int32 // series of the event before, in the order of its figures and groups
 }
 
 func (r *rollups) add(e *usage.Entry) {
@@ -131,7 +131,7 @@ func (r *rollups) foldInto(n int, dim string, f *usage.Figure, meter string, us 
 	s := r.series.of(series{meter, f.Name, dim}, r.recent[n])
 	r.recent[n] = s
 	dayAt, quarterAt := floor(us, day), floor(us, quarter)
-	r.days.add(place{account: r.account, series: s, at: dayAt}, f, us)
+	r.quarters.add(place{account: r.account, series: s, at: quarterAt}, f, us)
 	r.platform.add(place{series: s, grain: grainQuarter, at: quarterAt}, f, us)
 	r.platform.add(place{series: s, grain: grainDay, at: dayAt}, f, us)
 }
@@ -179,12 +179,12 @@ const mergeRollup = `
 // be written to a store of its own and read from there, which takes as long as
 // the search in an index.
 
-const upsertDays = `
-insert into usage_days as d (account, meter, figure, dim, day, cnt, sum, min, max, last, last_at, scale)
+const upsertQuarters = `
+insert into usage_quarters as d (account, meter, figure, dim, bucket, cnt, sum, min, max, last, last_at, scale)
 select unnest($1::text[]), unnest($2::text[]), unnest($3::text[]), unnest($4::text[]), unnest($5::timestamptz[]),
 	unnest($6::bigint[]), unnest($7::bigint[]), unnest($8::bigint[]), unnest($9::bigint[]), unnest($10::bigint[]),
 	unnest($11::timestamptz[]), unnest($12::smallint[])
-on conflict (account, meter, figure, dim, day) do update set` + mergeRollup
+on conflict (account, meter, figure, dim, bucket) do update set` + mergeRollup
 
 const upsertPlatform = `
 insert into usage_platform as d (meter, figure, dim, bucket, cnt, sum, min, max, last, last_at, scale, grain, shard)
@@ -236,12 +236,12 @@ func (r *rollups) columnsOf(c *cells, accounts, names []int32) columns {
 
 // queue adds the statements that write the rollups.
 func (r *rollups) queue(b *pgx.Batch) {
-	if len(r.days.list) == 0 {
+	if len(r.quarters.list) == 0 {
 		return
 	}
 	accounts, names := r.accounts.ranks(cmp.Compare[string]), r.series.ranks(compareSeries)
-	d := r.columnsOf(&r.days, accounts, names)
-	b.Queue(upsertDays, d.account, d.meter, d.figure, d.dim, d.at, d.cnt, d.sum, d.min, d.max, d.last, d.lastAt, d.scale)
+	d := r.columnsOf(&r.quarters, accounts, names)
+	b.Queue(upsertQuarters, d.account, d.meter, d.figure, d.dim, d.at, d.cnt, d.sum, d.min, d.max, d.last, d.lastAt, d.scale)
 	p := r.columnsOf(&r.platform, accounts, names)
 	b.Queue(upsertPlatform, p.meter, p.figure, p.dim, p.at, p.cnt, p.sum, p.min, p.max, p.last, p.lastAt, p.scale, p.grain,
 		int16(rand.IntN(platformShards)))

@@ -115,11 +115,11 @@ func (s *Store) sweep(ctx context.Context, sql string, before time.Time) error {
 
 // Rollups against events, for every row that is there: measures and
 // dimensions are taken from the row itself.
-const auditDays = `
+const auditQuarters = `
 with have as (
-	select d.account, d.meter, d.figure, d.dim, d.day, d.cnt, d.sum, d.min, d.max,
+	select d.account, d.meter, d.figure, d.dim, d.bucket, d.cnt, d.sum, d.min, d.max,
 		e.cnt as ecnt, e.sum as esum, e.min as emin, e.max as emax
-	from usage_days d
+	from usage_quarters d
 	cross join lateral (
 		select count(v) as cnt, sum(v) as sum, min(v) as min, max(v) as max
 		from usage_events e
@@ -127,35 +127,35 @@ with have as (
 			when d.figure = '' then e.value
 			when jsonb_typeof(e.props->d.figure) = 'number' then round((e.props->>d.figure)::numeric * power(10::numeric, d.scale))::bigint
 		end as v) v
-		where e.account = d.account and e.meter = d.meter and e.ts >= d.day and e.ts < d.day + interval '24 hours'
+		where e.account = d.account and e.meter = d.meter and e.ts >= d.bucket and e.ts < d.bucket + interval '15 minutes'
 			and (d.dim = '' or e.props->>split_part(d.dim, '=', 1) = substr(d.dim, strpos(d.dim, '=') + 1))
 	) e
 )
-select count(*), coalesce((array_agg(format('day %s/%s/%s/%s %s: have %s events and %s, events say %s and %s',
-	account, meter, figure, dim, day, cnt, sum, ecnt, esum))
+select count(*), coalesce((array_agg(format('quarter %s/%s/%s/%s %s: have %s events and %s, events say %s and %s',
+	account, meter, figure, dim, bucket, cnt, sum, ecnt, esum))
 	filter (where (cnt, sum, min, max) is distinct from (ecnt, esum, emin, emax)))[1:50], '{}')
 from have`
 
 const auditMissing = `
-select coalesce(sum(n), 0)::bigint, coalesce((array_agg(format('events of %s/%s on %s have no rollup', account, meter, day))
+select coalesce(sum(n), 0)::bigint, coalesce((array_agg(format('events of %s/%s at %s have no rollup', account, meter, bucket))
 	filter (where missing))[1:20], '{}')
 from (
-	select e.account, e.meter, e.day, e.n, d.day is null as missing
-	from (select account, meter, date_trunc('day', ts, 'UTC') as day, count(*) as n from usage_events group by 1, 2, 3) e
-	left join usage_days d on d.account = e.account and d.meter = e.meter and d.figure = '' and d.dim = '' and d.day = e.day
+	select e.account, e.meter, e.bucket, e.n, d.bucket is null as missing
+	from (select account, meter, date_bin('15 minutes', ts, '2000-01-01Z') as bucket, count(*) as n from usage_events group by 1, 2, 3) e
+	left join usage_quarters d on d.account = e.account and d.meter = e.meter and d.figure = '' and d.dim = '' and d.bucket = e.bucket
 ) x`
 
-// The platform's rows outlive the days' where there is a retention, so that
+// The platform's rows outlive the accounts' where there is a retention, so that
 // only those days are compared that still have rows.
 const auditPlatform = `
 with p as (
 	select meter, figure, dim, grain, date_trunc('day', bucket, 'UTC') as day, sum(cnt) as cnt, sum(sum) as sum, min(min) as min, max(max) as max
 	from usage_platform group by 1, 2, 3, 4, 5
 ), d as (
-	select meter, figure, dim, day, sum(cnt) as cnt, sum(sum) as sum, min(min) as min, max(max) as max
-	from usage_days group by 1, 2, 3, 4
+	select meter, figure, dim, date_trunc('day', bucket, 'UTC') as day, sum(cnt) as cnt, sum(sum) as sum, min(min) as min, max(max) as max
+	from usage_quarters group by 1, 2, 3, 4
 )
-select count(*), coalesce((array_agg(format('platform %s/%s/%s %s: have %s events and %s, days say %s and %s',
+select count(*), coalesce((array_agg(format('platform %s/%s/%s %s: have %s events and %s, accounts say %s and %s',
 	meter, figure, dim, day, p.cnt, p.sum, d.cnt, d.sum))
 	filter (where (p.cnt, p.sum, p.min, p.max) is distinct from (d.cnt, d.sum, d.min, d.max)))[1:20], '{}')
 from d cross join (values (0), (1)) as g (grain) left join p using (meter, figure, dim, grain, day)`
@@ -187,17 +187,18 @@ func (s *Store) Audit(ctx context.Context) (usage.Audit, error) {
 		if err != nil {
 			return err
 		}
-		days, err := unfoldForAudit(ctx, tx)
+		quarters, differences, err := unfoldForAudit(ctx, tx)
 		if err != nil {
 			return err
 		}
-		names := strings.NewReplacer("usage_events", events, "usage_days", days)
+		audit.Differences = differences
+		names := strings.NewReplacer("usage_events", events, "usage_quarters", quarters)
 		for _, part := range []struct {
 			sql   string
 			count *int64
 		}{
 			{auditMissing, &audit.Events},
-			{auditDays, &audit.Rollups},
+			{auditQuarters, &audit.Rollups},
 			{auditPlatform, &audit.Rollups},
 			{auditCounters, &audit.Counters},
 			{auditGrants, &audit.Counters},

@@ -57,7 +57,7 @@ func TestFoldingChangesNoAnswer(t *testing.T) {
 		require.NoError(t, err)
 		before := daily(t, svc, from, to)
 		require.NoError(t, store.Maintain(ctx, june))
-		require.Zero(t, count(t, pool, "usage_days"), "all are old")
+		require.Zero(t, count(t, pool, "usage_quarters"), "all are old")
 		rows = count(t, pool, "usage_months")
 		require.Equal(t, before, daily(t, svc, from, to), "round %d", i)
 		audited(t, svc)
@@ -66,11 +66,11 @@ func TestFoldingChangesNoAnswer(t *testing.T) {
 	late := events[0]
 	late.ID = "late"
 	require.NoError(t, svc.Record(ctx, late))
-	require.Positive(t, count(t, pool, "usage_days"))
+	require.Positive(t, count(t, pool, "usage_quarters"))
 	audited(t, svc)
 	before := daily(t, svc, from, to)
 	require.NoError(t, store.Maintain(ctx, june))
-	require.Zero(t, count(t, pool, "usage_days"))
+	require.Zero(t, count(t, pool, "usage_quarters"))
 	require.Equal(t, rows, count(t, pool, "usage_months"))
 	require.Equal(t, before, daily(t, svc, from, to))
 
@@ -79,8 +79,8 @@ func TestFoldingChangesNoAnswer(t *testing.T) {
 	_, err = store.EraseSubject(ctx, "acct0")
 	require.NoError(t, err)
 	require.Zero(t, count(t, pool, "usage_months where account = 'acct0'"))
-	require.Zero(t, count(t, pool, "usage_days where account = 'acct0'"))
-	require.Positive(t, count(t, pool, "usage_days where account = ''"))
+	require.Zero(t, count(t, pool, "usage_quarters where account = 'acct0'"))
+	require.Positive(t, count(t, pool, "usage_quarters where account = ''"))
 	audited(t, svc)
 	require.NoError(t, store.Maintain(ctx, june))
 	audited(t, svc)
@@ -89,13 +89,13 @@ func TestFoldingChangesNoAnswer(t *testing.T) {
 	require.Equal(t, total, after)
 
 	// The control: the audit sees a folded month that lacks its days.
-	_, err = pool.Exec(ctx, "update usage_months set data = '' where meter = 'tokens' and dim = ''")
+	_, err = pool.Exec(ctx, "update usage_months set days = '', quarters = '' where meter = 'tokens' and dim = ''")
 	require.NoError(t, err)
 	audit, err := svc.Audit(ctx)
 	require.NoError(t, err)
 	require.NotEmpty(t, audit.Differences)
 
-	_, err = pool.Exec(ctx, `update usage_months set data = '\xff'`)
+	_, err = pool.Exec(ctx, `update usage_months set days = '\xff'`)
 	require.NoError(t, err)
 	_, err = svc.Summary(ctx, usage.Query{Account: "acct3", Meter: "tokens", From: from, To: to})
 	require.ErrorContains(t, err, "damaged")
@@ -109,7 +109,7 @@ func TestRecentDaysAreNotFolded(t *testing.T) {
 		require.NoError(t, svc.Record(ctx, usage.Event{Account: "a", Meter: "kolekts", Value: 1, Time: june.Add(-ago)}))
 	}
 	require.NoError(t, store.Maintain(ctx, june))
-	require.Equal(t, 2, count(t, pool, "usage_days"))
+	require.Equal(t, 2, count(t, pool, "usage_quarters"))
 	require.Equal(t, 1, count(t, pool, "usage_months"))
 	s, err := svc.Summary(ctx, usage.Query{Account: "a", Meter: "kolekts"})
 	require.NoError(t, err)
@@ -123,14 +123,14 @@ func TestASumTooLargeIsNotFolded(t *testing.T) {
 	pool, store, svc := packing(t, usagepg.Config{PackAfter: -1})
 	at := june.AddDate(0, -1, 0)
 	require.NoError(t, svc.Record(ctx, usage.Event{Account: "a", Meter: "bytes", Value: 1, Time: at}))
-	_, err := pool.Exec(ctx, "update usage_days set sum = $1::bigint", int64(math.MaxInt64))
+	_, err := pool.Exec(ctx, "update usage_quarters set sum = $1::bigint", int64(math.MaxInt64))
 	require.NoError(t, err)
 	require.NoError(t, store.Maintain(ctx, june))
-	require.Zero(t, count(t, pool, "usage_days"))
+	require.Zero(t, count(t, pool, "usage_quarters"))
 	require.NoError(t, svc.Record(ctx, usage.Event{Account: "a", Meter: "bytes", Value: 1, Time: at}))
 	for range 2 {
 		require.NoError(t, store.Maintain(ctx, june))
-		require.Equal(t, 1, count(t, pool, "usage_days"))
+		require.Equal(t, 1, count(t, pool, "usage_quarters"))
 		_, err = svc.Summary(ctx, usage.Query{Account: "a", Meter: "bytes", From: at.AddDate(0, 0, -7), To: june})
 		require.ErrorIs(t, err, usage.ErrOverflow)
 	}

@@ -17,7 +17,7 @@ var monthly = []struct{ table, column, options string }{
 	{"usage_events", "ts", ""},
 	{"usage_packed", "ts", ""},
 	{"usage_months", "month", " with (fillfactor = 80)"},
-	{"usage_days", "day", " with (fillfactor = 80)"},
+	{"usage_quarters", "bucket", " with (fillfactor = 80)"},
 }
 
 func monthOf(t time.Time) time.Time {

@@ -113,7 +113,7 @@ func (s *Store) exportGrants(ctx context.Context, account string, emit func(stri
 // events keep them.
 const keptProperties = `
 select distinct name from (
-	select figure, dim from usage_days where account = $1
+	select figure, dim from usage_quarters where account = $1
 	union select figure, dim from usage_months where account = $1
 ) d
 cross join lateral (values (d.figure), (split_part(d.dim, '=', 1))) as x (name)
@@ -134,13 +134,13 @@ select '', meter, ts, hashtextextended(gen_random_uuid()::text, 0), value, 0,
 from gone`
 
 // The sort keeps two erasures from locking the nameless rows crosswise.
-const mergeDays = `
+const mergeQuarters = `
 with gone as (
-	delete from usage_days where account = $1 returning *
+	delete from usage_quarters where account = $1 returning *
 )
-insert into usage_days as d (account, meter, figure, dim, day, cnt, sum, min, max, last, last_at, scale)
-select '', meter, figure, dim, day, cnt, sum, min, max, last, last_at, scale from gone order by meter, figure, dim, day
-on conflict (account, meter, figure, dim, day) do update set` + mergeRollup
+insert into usage_quarters as d (account, meter, figure, dim, bucket, cnt, sum, min, max, last, last_at, scale)
+select '', meter, figure, dim, bucket, cnt, sum, min, max, last, last_at, scale from gone order by meter, figure, dim, bucket
+on conflict (account, meter, figure, dim, bucket) do update set` + mergeRollup
 
 // EraseSubject implements usage.Store. It is one transaction, whose deletes
 // come in batches: an account is erased as a whole or not at all.
@@ -151,7 +151,7 @@ func (s *Store) EraseSubject(ctx context.Context, account string) (map[string]in
 	var counts map[string]int64
 	err := pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
 		counts = map[string]int64{"event": 0, "counter": 0, "reservation": 0, "notice": 0}
-		// Counters and days are locked first, as everywhere: what others
+		// Counters and quarters are locked first, as everywhere: what others
 		// record for the account meanwhile waits, and then begins anew.
 		if _, err := tx.Exec(ctx, lockUnfolding); err != nil {
 			return err
@@ -159,7 +159,7 @@ func (s *Store) EraseSubject(ctx context.Context, account string) (map[string]in
 		for _, sql := range []string{
 			"select from usage_counters where account = $1 order by meter, period_from for update",
 			"select from usage_wallets where account = $1 order by meter for update",
-			"select from usage_days where account = $1 order by meter, figure, dim, day for update",
+			"select from usage_quarters where account = $1 order by meter, figure, dim, bucket for update",
 		} {
 			if _, err := tx.Exec(ctx, sql, account); err != nil {
 				return err
@@ -189,7 +189,7 @@ func (s *Store) EraseSubject(ctx context.Context, account string) (map[string]in
 			return err
 		}
 		counts["event"] += n
-		if _, err := tx.Exec(ctx, mergeDays, account); err != nil {
+		if _, err := tx.Exec(ctx, mergeQuarters, account); err != nil {
 			return err
 		}
 		if err := unfold(ctx, tx, account); err != nil {

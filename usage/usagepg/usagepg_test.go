@@ -110,9 +110,9 @@ func TestRetentionDropsWholeMonths(t *testing.T) {
 func TestAuditFindsDamage(t *testing.T) {
 	ctx := t.Context()
 	for _, damage := range []string{
-		"update usage_days set sum = sum + 1",
-		"update usage_days set max = 99 where dim <> ''",
-		"delete from usage_days where dim = ''",
+		"update usage_quarters set sum = sum + 1",
+		"update usage_quarters set max = 99 where dim <> ''",
+		"delete from usage_quarters where dim = ''",
 		"update usage_platform set cnt = cnt + 1",
 		"update usage_counters set used = used + 1",
 		"update usage_counters set held = 1",
@@ -197,12 +197,12 @@ func TestADroppedMonthComesBack(t *testing.T) {
 	require.NoError(t, err)
 	for i := range 2 {
 		require.NoError(t, svc.Record(ctx, usage.Event{Account: "a", Meter: "m"}))
-		_, err = pool.Exec(ctx, "drop table usage_events_202606; drop table usage_days_202606")
+		_, err = pool.Exec(ctx, "drop table usage_events_202606; drop table usage_quarters_202606")
 		require.NoError(t, err)
 		d, err := svc.Consume(ctx, usage.Request{Account: "a", Meter: "m", Key: fmt.Sprint(i), Record: true})
 		require.NoError(t, err)
 		require.True(t, d.Allowed)
-		_, err = pool.Exec(ctx, "drop table usage_events_202606; drop table usage_days_202606")
+		_, err = pool.Exec(ctx, "drop table usage_events_202606; drop table usage_quarters_202606")
 		require.NoError(t, err)
 	}
 }

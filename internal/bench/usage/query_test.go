@@ -42,22 +42,31 @@ select 'acct_' || lpad(floor($1 * power(random(), 3))::text, 6, '0'), (array['ko
 	date_trunc('milliseconds', $2::timestamptz - random() * interval '90 days'), (random() * 9e18)::bigint, 1 + i % 100, 0
 from generate_series(1, $3::int) i`, float64(accounts), now, part)
 	}
-	// What the store folds into months by the day has to be loaded in two
-	// steps: the tables of days never have more than the last ones.
+	roll(b, pool, now)
+}
+
+// roll writes what the store would have folded from the events.
+func roll(b *testing.B, pool *pgxpool.Pool, now time.Time) {
+	b.Helper()
+	ctx := context.Background()
+	// What the store folds into months by the day has to be loaded in steps: the
+	// tables of quarters never have more than those of the last days.
 	recent := now.Add(-36 * time.Hour).Truncate(24 * time.Hour)
-	days := func(from, to time.Time) {
+	quarters := func(from, to time.Time) {
 		exec(b, pool, `
-insert into usage_days (account, meter, figure, dim, day, cnt, sum, min, max, last, last_at, scale)
-select account, meter, '', '', date_trunc('day', ts, 'UTC'), count(*), sum(value), min(value), max(value), max(value), max(ts), 0
-from usage_events where ts >= $1 and ts < $2 group by 1, 2, 5`, from, to)
+insert into usage_quarters (account, meter, figure, dim, bucket, cnt, sum, min, max, last, last_at, scale)
+select account, meter, '', '', date_bin('15 minutes', ts, '2000-01-01Z'), count(*), sum(value), min(value), max(value), max(value), max(ts), 0
+from usage_events where ts >= $1 and ts < $2 group by 1, 2, 5 order by 1, 2, 5`, from, to)
 	}
-	days(now.AddDate(0, -4, 0), recent)
-	if err := hot(pool).Maintain(ctx, now); err != nil {
-		b.Fatal(err)
+	for from := now.AddDate(0, -4, 0); from.Before(recent); from = from.AddDate(0, 1, 0) {
+		quarters(from, earlier(from.AddDate(0, 1, 0), recent))
+		if err := hot(pool).Maintain(ctx, now); err != nil {
+			b.Fatal(err)
+		}
+		exec(b, pool, "vacuum usage_quarters")
+		exec(b, pool, "reindex table usage_quarters")
 	}
-	exec(b, pool, "vacuum usage_days")
-	exec(b, pool, "reindex table usage_days")
-	days(recent, now.AddDate(0, 0, 1))
+	quarters(recent, now.AddDate(0, 0, 1))
 	exec(b, pool, `
 insert into usage_platform (meter, figure, dim, grain, bucket, shard, cnt, sum, min, max, last, last_at, scale)
 select meter, '', '', g, date_bin(case g when 0 then interval '15 minutes' else interval '1 day' end, ts, '2000-01-01Z'),
@@ -67,6 +76,13 @@ from usage_events, generate_series(0, 1) g group by 1, 4, 5, 6`)
 		b.Fatal(err)
 	}
 	exec(b, pool, "vacuum analyze")
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 // loaded names a cluster with databases small and large that are filled
@@ -173,12 +189,12 @@ func BenchmarkQueries(b *testing.B) {
 		var events, days int64
 		err = pool.QueryRow(ctx, `
 select coalesce(sum(pg_total_relation_size(c.oid)) filter (where relname ~ '^usage_events_\d'), 0)::bigint,
-	coalesce(sum(pg_total_relation_size(c.oid)) filter (where relname ~ '^usage_(days|months)_\d'), 0)::bigint
+	coalesce(sum(pg_total_relation_size(c.oid)) filter (where relname ~ '^usage_(quarters|months)_\d'), 0)::bigint
 from pg_class c where relkind = 'r'`).Scan(&events, &days)
 		if err != nil {
 			b.Fatal(err)
 		}
-		fmt.Fprintf(os.Stdout, "bytes for each event: %d with their index, %d of days and months\n", events/int64(n), days/int64(n))
+		fmt.Fprintf(os.Stdout, "bytes for each event: %d with their index, %d of quarters and months\n", events/int64(n), days/int64(n))
 		at := time.Now()
 		if err := usagepg.NewWith(pool, usagepg.Config{Retention: 35 * 24 * time.Hour}).Maintain(ctx, now); err != nil {
 			b.Fatal(err)

@@ -27,8 +27,10 @@ create table usage_keys (
 
 create index usage_keys_at on usage_keys using brin (at);
 
-create table usage_days (
-    day timestamptz not null,
+-- What each account's quarters of an hour come to: they fit the days of every
+-- time zone.
+create table usage_quarters (
+    bucket timestamptz not null,
     cnt bigint not null,
     min bigint not null,
     max bigint not null,
@@ -40,8 +42,8 @@ create table usage_days (
     figure text not null, -- empty for the value
     dim text not null, -- empty for all, or name=value
     sum numeric not null,
-    primary key (account, meter, figure, dim, day)
-) partition by range (day);
+    primary key (account, meter, figure, dim, bucket)
+) partition by range (bucket);
 
 -- Cold events, many in a row; see pack.go. An event is either here or in
 -- usage_events.
@@ -58,8 +60,7 @@ create table usage_packed (
 
 alter table usage_packed alter data set storage external;
 
--- Quarters of an hour fit the days of every time zone; days (UTC) are what most
--- questions are about. The shards keep flushes from waiting for each other.
+-- Days (UTC) are what most questions are about. The shards keep flushes from waiting for each other.
 create table usage_platform (
     bucket timestamptz not null,
     cnt bigint not null,

@@ -1,0 +1,99 @@
+package usagepg
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sort"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/kolekt/commerce/usage"
+)
+
+// One statement for both, so that folding can't hide a day between them. An
+// account's rows are few and come as they are: the statement is the same for
+// every question and needs no plan of its own. Quarters that nobody asks for
+// aren't read: those of busy accounts lie beside the table.
+const readQuarters = `
+select account, dim, bucket, cnt, sum::bigint, min, max, last, last_at, null::bytea, null::bytea from usage_quarters
+where meter = $1 and figure = $2 and bucket >= $3 and bucket < $4 and %[1]s and %[2]s
+union all
+select account, dim, month, 0, 0, 0, 0, 0, null, days, case when month = any ($7::timestamptz[]) then quarters end from usage_months
+where meter = $1 and figure = $2 and month >= $6 and month < $4 and %[1]s and %[2]s`
+
+// cuts are the days that don't lie in one span as a whole.
+type cuts struct {
+	days   []int64 // since 1970, ascending
+	months []time.Time
+}
+
+func dayNumber(t time.Time) int64 { return floor(t.UnixMicro(), day) / int64(day/time.Second) }
+
+// cutsOf returns the days in which a bound lies, or where what whole quarters
+// cover begins or ends.
+func cutsOf(bounds []time.Time, whole []span) (c cuts) {
+	see := func(t time.Time) {
+		if t.Truncate(day).Equal(t) {
+			return
+		}
+		c.days = append(c.days, dayNumber(t))
+		if m := monthOf(t); !slices.ContainsFunc(c.months, m.Equal) {
+			c.months = append(c.months, m)
+		}
+	}
+	for _, b := range bounds {
+		see(b)
+	}
+	for _, w := range whole {
+		see(w.from)
+		see(w.to)
+	}
+	slices.Sort(c.days)
+	return c
+}
+
+func (c *cuts) has(day time.Time) bool {
+	_, found := slices.BinarySearch(c.days, dayNumber(day))
+	return found
+}
+
+// eachTotal calls f with each account's totals in the spans, in any order: with
+// those of days that lie in one span of the bounds, and of quarters of the
+// others. One may come in several parts. Without an account they are those of
+// all that have a name.
+func (s *Store) eachTotal(ctx context.Context, sel usage.Selection, whole []span, f func(account, dim string, d total) error) error {
+	from, to := whole[0].from, whole[len(whole)-1].to
+	cut := cutsOf(sel.Bounds, whole)
+	where, dim := dimension(sel, "dim", 5)
+	args := []any{sel.Meter, sel.Figure, from, to, dim, monthOf(from), cut.months}
+	of := "account <> ''"
+	if sel.Account != "" {
+		of, args = "account = $8", append(args, sel.Account)
+	}
+	rows, err := s.db.Query(ctx, fmt.Sprintf(readQuarters, where, of), args...)
+	if err != nil {
+		return kindOf(err)
+	}
+	within := func(account, dim string, d total) error {
+		i := sort.Search(len(whole), func(i int) bool { return whole[i].to.After(d.from) })
+		if i == len(whole) || d.from.Before(whole[i].from) {
+			return nil
+		}
+		return f(account, dim, d)
+	}
+	var account string
+	var d total
+	var lastAt *time.Time
+	var days, quarters []byte
+	_, err = pgx.ForEachRow(rows, []any{&account, &dim, &d.from, &d.Count, &d.Sum, &d.Min, &d.Max, &d.Last, &lastAt, &days, &quarters}, func() error {
+		d.from = d.from.UTC()
+		if days != nil {
+			return decodeMonth(d.from, days, quarters, cut.has, func(d total) error { return within(account, dim, d) })
+		}
+		d.LastAt = lastAt.UTC()
+		return within(account, dim, d)
+	})
+	return kindOf(err)
+}
