@@ -72,10 +72,17 @@ with gone as (
 select account, meter, figure, dim, bucket, cnt, sum::bigint, min, max, last, last_at, scale from gone
 order by account, meter, figure, dim, bucket`
 
+// Looked up one by one, whatever the planner believes of a month that has just
+// begun: a join may read the whole month for each of them, and a comparison of
+// the meter by itself all of the meter's.
 const readMonths = `
-select m.account, m.meter, m.figure, m.dim, m.days, m.quarters
+select k.account, k.meter, k.figure, k.dim, m.days, m.quarters
 from unnest($1::text[], $2::text[], $3::text[], $4::text[]) as k (account, meter, figure, dim)
-join usage_months m on m.account = k.account and m.meter = k.meter and m.figure = k.figure and m.dim = k.dim and m.month = $5`
+cross join lateral (
+	select days, quarters from usage_months
+	where (account, meter, figure, dim) >= (k.account, k.meter, k.figure, k.dim)
+		and (account, meter, figure, dim) <= (k.account, k.meter, k.figure, k.dim) and month = $5 limit 1
+) m`
 
 const upsertMonths = `
 insert into usage_months as m (account, meter, figure, dim, days, quarters, month)
