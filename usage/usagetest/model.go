@@ -138,7 +138,7 @@ func randomSelection(r *rand.Rand) usage.Selection {
 }
 
 // zones have days that begin at every quarter of an hour, and of every length.
-var zones = []string{"UTC", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe", "Africa/Cairo"}
+var zones = []string{"UTC", "America/New_York", "America/Sao_Paulo", "Asia/Kolkata", "Asia/Kathmandu", "Australia/Lord_Howe", "Africa/Cairo"}
 
 // randomDays selects days of a time zone.
 func randomDays(r *rand.Rand, sel usage.Selection, from time.Time) usage.Selection {
