@@ -82,8 +82,8 @@ type place struct {
 	at              int64 // Unix seconds
 }
 
-// sums is what a cell's events come to. They don't overflow, since Append keeps
-// the values of a batch within an int64.
+// sums is what some events come to. Those of a batch don't overflow, since
+// Append keeps its values within an int64.
 type sums struct {
 	cnt, sum, min, max, last int64
 	lastAt                   int64 // Unix microseconds
@@ -136,15 +136,36 @@ func (r *rollups) foldInto(n int, dim string, f *usage.Figure, meter string, us 
 	r.platform.add(place{series: s, grain: grainDay, at: dayAt}, f, us)
 }
 
+// merge adds others. It is false, and changes nothing, where they don't fit.
+func (s *sums) merge(o *sums) bool {
+	sum := s.sum + o.sum
+	if s.scale != o.scale || o.sum > 0 && sum < s.sum || o.sum < 0 && sum > s.sum {
+		return false
+	}
+	s.cnt, s.sum = s.cnt+o.cnt, sum
+	s.min, s.max = min(s.min, o.min), max(s.max, o.max)
+	if o.lastAt > s.lastAt || o.lastAt == s.lastAt && o.last > s.last {
+		s.last, s.lastAt = o.last, o.lastAt
+	}
+	return true
+}
+
+func (s *sums) stats() usage.Stats {
+	return usage.Stats{Count: s.cnt, Sum: s.sum, Min: s.min, Max: s.max, Last: s.last, LastAt: time.UnixMicro(s.lastAt).UTC()}
+}
+
 // floor returns the last multiple of d up to an instant in Unix microseconds,
 // in Unix seconds.
 func floor(us int64, d time.Duration) int64 {
-	n := d.Microseconds()
-	q := us / n
-	if us%n < 0 {
-		q--
+	return floorTo(us, d.Microseconds()) / int64(time.Second/time.Microsecond)
+}
+
+func floorTo(n, multiple int64) int64 {
+	rest := n % multiple
+	if rest < 0 {
+		rest += multiple
 	}
-	return q * int64(d/time.Second)
+	return n - rest
 }
 
 func (c *cells) add(at place, f *usage.Figure, us int64) {

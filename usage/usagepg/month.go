@@ -1,24 +1,39 @@
 package usagepg
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"math"
 	"slices"
 	"time"
-
-	"github.com/kolekt/commerce/usage"
 )
 
 // total is what one day, or one quarter of an hour, comes to.
 type total struct {
-	from  time.Time
-	scale int16
-	usage.Stats
+	from int64 // Unix seconds
+	sums
 }
 
-// longest is the longest month.
-const longest = 31 * day
+// day returns when the total's day begins.
+func (t *total) day() int64 { return floorTo(t.from, daySeconds) }
+
+// quarter returns when the quarter of the last event begins.
+func (t *total) quarter() int64 { return floor(t.lastAt, quarter) }
+
+const (
+	daySeconds     = int64(day / time.Second)
+	quarterSeconds = int64(quarter / time.Second)
+)
+
+// grain is what a month is divided into, in seconds.
+type grain int64
+
+const (
+	byDay     = grain(daySeconds)
+	byQuarter = grain(quarterSeconds)
+	longest   = 31 * daySeconds
+)
 
 // A month's days are one after the other, ascending, each:
 //
@@ -33,17 +48,19 @@ const longest = 31 * day
 //     two, or its microseconds times two plus 1
 //
 // All numbers are uvarints. Its quarters of an hour are written alike, with
-// quarters instead of days: grain says which.
-func encodeTotals(month time.Time, grain time.Duration, totals []total) ([]byte, error) {
+// quarters instead of days.
+func encodeTotals(month time.Time, g grain, totals []total) ([]byte, error) {
 	buf := []byte{} // nil would be null
-	before, scale := month, int16(0)
-	for i, d := range totals {
-		since := d.from.Sub(before)
-		if since < 0 || i > 0 && since == 0 || since%grain != 0 || d.from.Sub(month) >= longest || d.scale < 0 || d.Count < 1 {
+	first, scale := month.Unix(), int16(0)
+	before := first
+	for i := range totals {
+		d := &totals[i]
+		since := d.from - before
+		if since < 0 || i > 0 && since == 0 || since%int64(g) != 0 || d.from-first >= longest || d.scale < 0 || d.cnt < 1 {
 			return nil, errors.New("usagepg: a month's totals must ascend and have events")
 		}
-		single := d.Count == 1 && d.Min == d.Sum && d.Max == d.Sum && d.Last == d.Sum
-		head := uint64(since/grain) << 2
+		single := d.cnt == 1 && d.min == d.sum && d.max == d.sum && d.last == d.sum
+		head := uint64(since/int64(g)) << 2
 		if single {
 			head |= 1
 		}
@@ -55,17 +72,17 @@ func encodeTotals(month time.Time, grain time.Duration, totals []total) ([]byte,
 			buf = binary.AppendUvarint(buf, uint64(d.scale))
 		}
 		if !single {
-			buf = binary.AppendUvarint(buf, uint64(d.Count))
+			buf = binary.AppendUvarint(buf, uint64(d.cnt))
 		}
-		buf = binary.AppendVarint(buf, d.Sum)
+		buf = binary.AppendVarint(buf, d.sum)
 		if !single {
-			buf = binary.AppendVarint(buf, d.Min)
+			buf = binary.AppendVarint(buf, d.min)
 			// Modulo 2^64, as they are added again.
-			buf = binary.AppendUvarint(buf, uint64(d.Max)-uint64(d.Min))
-			buf = binary.AppendUvarint(buf, uint64(d.Last)-uint64(d.Min))
+			buf = binary.AppendUvarint(buf, uint64(d.max)-uint64(d.min))
+			buf = binary.AppendUvarint(buf, uint64(d.last)-uint64(d.min))
 		}
-		at := d.LastAt.Sub(d.from).Microseconds()
-		if at < 0 || at >= grain.Microseconds() {
+		at := d.lastAt - d.from*1e6
+		if at < 0 || at >= int64(g)*1e6 {
 			return nil, errors.New("usagepg: a total's last event lies outside of it")
 		}
 		if at%1000 == 0 {
@@ -80,16 +97,19 @@ func encodeTotals(month time.Time, grain time.Duration, totals []total) ([]byte,
 
 var errMonth = errors.New("usagepg: a month's totals are damaged")
 
-// decodeTotals calls f with a month's totals, ascending.
-func decodeTotals(month time.Time, grain time.Duration, data []byte, f func(total) error) error {
+// decodeTotals calls f with a month's totals, ascending. What f is given is
+// only valid until it returns.
+func decodeTotals(month time.Time, g grain, data []byte, f func(*total) error) error {
 	r := blockReader{rest: data}
-	d := total{from: month.UTC()}
+	first := month.Unix()
+	d := total{from: first}
 	for n := 0; len(r.rest) > 0; n++ {
 		head := r.uvarint()
-		if head>>2 >= uint64(longest/grain) || n > 0 && head>>2 == 0 {
+		since := head >> 2
+		if since >= uint64(longest/int64(g)) || n > 0 && since == 0 {
 			return errMonth
 		}
-		if d.from = d.from.Add(time.Duration(head>>2) * grain); d.from.Sub(month) >= longest {
+		if d.from += int64(since) * int64(g); d.from-first >= longest {
 			return errMonth
 		}
 		if head&2 != 0 {
@@ -101,26 +121,29 @@ func decodeTotals(month time.Time, grain time.Duration, data []byte, f func(tota
 		}
 		if head&1 != 0 {
 			sum := r.varint()
-			d.Count, d.Sum, d.Min, d.Max, d.Last = 1, sum, sum, sum, sum
+			d.cnt, d.sum, d.min, d.max, d.last = 1, sum, sum, sum, sum
 		} else {
 			count := r.uvarint()
 			if count == 0 || count > math.MaxInt64 {
 				return errMonth
 			}
-			d.Count, d.Sum, d.Min = int64(count), r.varint(), r.varint()
-			d.Max = int64(uint64(d.Min) + r.uvarint())
-			d.Last = int64(uint64(d.Min) + r.uvarint())
+			d.cnt, d.sum, d.min = int64(count), r.varint(), r.varint()
+			d.max = int64(uint64(d.min) + r.uvarint())
+			d.last = int64(uint64(d.min) + r.uvarint())
 		}
 		at := r.uvarint()
-		unit := time.Millisecond
-		if at&1 != 0 {
-			unit = time.Microsecond
-		}
-		if r.bad || at>>1 >= uint64(grain/unit) {
+		us := at >> 1
+		if us >= uint64(g)*1e6 {
 			return errMonth
 		}
-		d.LastAt = d.from.Add(time.Duration(at>>1) * unit)
-		if err := f(d); err != nil {
+		if at&1 == 0 {
+			us *= 1000
+		}
+		if r.bad || us >= uint64(g)*1e6 {
+			return errMonth
+		}
+		d.lastAt = d.from*1e6 + int64(us)
+		if err := f(&d); err != nil {
 			return err
 		}
 	}
@@ -131,39 +154,36 @@ func decodeTotals(month time.Time, grain time.Duration, data []byte, f func(tota
 // isn't said by them: a day whose events lie in one quarter has no quarters, as
 // its last event tells which one it is.
 func encodeMonth(month time.Time, quarters []total) (days, rest []byte, err error) {
-	var sums, several []total
+	var all, several []total
 	for len(quarters) > 0 {
 		sum := quarters[0]
-		sum.from = sum.from.Truncate(day)
+		sum.from = sum.day()
 		n := 1
-		for ; n < len(quarters) && quarters[n].from.Sub(sum.from) < day; n++ {
-			if quarters[n].scale != sum.scale {
-				return nil, nil, errors.New("usagepg: a day has one scale")
-			}
-			if err := sum.Merge(quarters[n].Stats); err != nil {
-				return nil, nil, err
+		for ; n < len(quarters) && quarters[n].from-sum.from < daySeconds; n++ {
+			if !sum.merge(&quarters[n].sums) {
+				return nil, nil, errors.New("usagepg: a day's quarters don't fit each other")
 			}
 		}
-		if sums = append(sums, sum); n > 1 {
+		if all = append(all, sum); n > 1 {
 			several = append(several, quarters[:n]...)
 		}
 		quarters = quarters[n:]
 	}
-	if days, err = encodeTotals(month, day, sums); err != nil {
+	if days, err = encodeTotals(month, byDay, all); err != nil {
 		return nil, nil, err
 	}
-	rest, err = encodeTotals(month, quarter, several)
+	rest, err = encodeTotals(month, byQuarter, several)
 	return days, rest, err
 }
 
 // decodeMonth calls f with the totals of a month: with the days, but with the
-// quarters of those that cut tells. Without any of these, quarters isn't looked
-// at.
-func decodeMonth(month time.Time, days, quarters []byte, cut func(day time.Time) bool, f func(total) error) error {
+// quarters of those that cut tells, given when they begin. Without any of these,
+// quarters isn't looked at. What f is given is only valid until it returns.
+func decodeMonth(month time.Time, days, quarters []byte, cut func(day int64) bool, f func(*total) error) error {
 	var alone []total // the days to be cut, until there are quarters of them
-	err := decodeTotals(month, day, days, func(d total) error {
+	err := decodeTotals(month, byDay, days, func(d *total) error {
 		if cut(d.from) {
-			alone = append(alone, d)
+			alone = append(alone, *d)
 			return nil
 		}
 		return f(d)
@@ -171,32 +191,31 @@ func decodeMonth(month time.Time, days, quarters []byte, cut func(day time.Time)
 	if err != nil || len(alone) == 0 {
 		return err
 	}
-	next := 0
-	oneQuarter := func(before time.Time) error {
-		for ; next < len(alone) && alone[next].from.Before(before); next++ {
-			d := alone[next]
-			d.from = d.LastAt.Truncate(quarter)
-			if err := f(d); err != nil {
+	oneQuarter := func(before int64) error {
+		for ; len(alone) > 0 && alone[0].from < before; alone = alone[1:] {
+			alone[0].from = alone[0].quarter()
+			if err := f(&alone[0]); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	var of time.Time // the day whose quarters come
-	err = decodeTotals(month, quarter, quarters, func(d total) error {
-		if of.IsZero() || d.from.Sub(of) >= day {
-			at := d.from.Truncate(day)
+	wanted, until := false, int64(math.MinInt64) // of the day whose quarters come
+	err = decodeTotals(month, byQuarter, quarters, func(d *total) error {
+		if d.from >= until {
+			at := d.day()
 			if err := oneQuarter(at); err != nil {
 				return err
 			}
-			of = at
-			if next < len(alone) && alone[next].from.Equal(at) {
-				next++
-			} else if cut(at) {
+			wanted, until = cut(at), at+daySeconds
+			if wanted && (len(alone) == 0 || alone[0].from != at) {
 				return errMonth // quarters of no day
 			}
+			if wanted {
+				alone = alone[1:]
+			}
 		}
-		if !cut(of) {
+		if !wanted {
 			return nil
 		}
 		return f(d)
@@ -204,41 +223,39 @@ func decodeMonth(month time.Time, days, quarters []byte, cut func(day time.Time)
 	if err != nil {
 		return err
 	}
-	return oneQuarter(month.Add(longest))
+	return oneQuarter(math.MaxInt64)
 }
 
 // joinQuarters adds quarters to those of a month, ascending. What doesn't fit,
 // having another scale than its day or becoming too large, is left over.
 func joinQuarters(have, more []total) (merged, left []total) {
 	merged = slices.Clone(have)
-	sums := map[int64]total{} // by day
-	for _, d := range have {
-		sum, known := sums[d.from.Truncate(day).Unix()]
+	days := map[int64]sums{}
+	add := func(d *total) bool {
+		sum, known := days[d.day()]
 		if !known {
-			sum = total{scale: d.scale}
+			sum = d.sums
+		} else if !sum.merge(&d.sums) {
+			return false
 		}
-		if sum.Merge(d.Stats) != nil {
-			return have, more // can't be: it was encoded
-		}
-		sums[d.from.Truncate(day).Unix()] = sum
+		days[d.day()] = sum
+		return true
+	}
+	for i := range have {
+		add(&have[i]) // fits, having been encoded
 	}
 	for _, d := range more {
-		sum, known := sums[d.from.Truncate(day).Unix()]
-		if !known {
-			sum = total{scale: d.scale}
-		}
-		i, found := slices.BinarySearchFunc(merged, d, func(a, b total) int { return a.from.Compare(b.from) })
-		same := d.Stats
+		i, found := slices.BinarySearchFunc(merged, d.from, func(t total, from int64) int { return cmp.Compare(t.from, from) })
+		same := d.sums
 		if found {
-			same = merged[i].Stats
+			same = merged[i].sums
 		}
-		if sum.scale != d.scale || sum.Merge(d.Stats) != nil || found && same.Merge(d.Stats) != nil {
+		if found && !same.merge(&d.sums) || !add(&d) {
 			left = append(left, d)
 			continue
 		}
-		sums[d.from.Truncate(day).Unix()] = sum
 		if found {
-			merged[i].Stats = same
+			merged[i].sums = same
 		} else {
 			merged = slices.Insert(merged, i, d)
 		}

@@ -1,6 +1,7 @@
 package usagepg
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"testing"
@@ -8,41 +9,41 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
-
-	"github.com/kolekt/commerce/usage"
 )
 
 var aMonth = time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
 
-func randomMonth(t *rapid.T, grain time.Duration) (totals []total) {
+func randomMonth(t *rapid.T, g grain) (totals []total) {
 	for i := range 31 {
 		if rapid.IntRange(0, 2).Draw(t, "has events") == 0 {
 			continue
 		}
-		at := aMonth.Add(time.Duration(i) * grain)
-		if grain == quarter { // the same few hours of several days
-			at = at.Add(time.Duration(i/7) * day)
+		at := aMonth.Unix() + int64(i)*int64(g)
+		if g == byQuarter { // the same few hours of several days
+			at += int64(i/7) * daySeconds
 		}
-		d := total{from: at, scale: int16(rapid.IntRange(0, 2).Draw(t, "scale"))}
-		d.LastAt = at.Add(time.Duration(rapid.Int64Range(0, grain.Microseconds()-1).Draw(t, "last at")) * time.Microsecond)
+		d := total{from: at}
+		d.scale = int16(rapid.IntRange(0, 2).Draw(t, "scale"))
+		after := rapid.Int64Range(0, int64(g)*1e6-1).Draw(t, "last at")
 		if rapid.Bool().Draw(t, "in milliseconds") {
-			d.LastAt = d.LastAt.Truncate(time.Millisecond)
+			after -= after % 1000
 		}
-		d.Sum = rapid.Int64().Draw(t, "sum")
-		if d.Count = 1; rapid.Bool().Draw(t, "single") {
-			d.Min, d.Max, d.Last = d.Sum, d.Sum, d.Sum
+		d.lastAt = at*1e6 + after
+		d.sum = rapid.Int64().Draw(t, "sum")
+		if d.cnt = 1; rapid.Bool().Draw(t, "single") {
+			d.min, d.max, d.last = d.sum, d.sum, d.sum
 		} else {
-			d.Count = rapid.Int64Range(1, math.MaxInt64/64).Draw(t, "count")
-			d.Min, d.Max, d.Last = rapid.Int64().Draw(t, "min"), rapid.Int64().Draw(t, "max"), rapid.Int64().Draw(t, "last")
+			d.cnt = rapid.Int64Range(1, math.MaxInt64/64).Draw(t, "count")
+			d.min, d.max, d.last = rapid.Int64().Draw(t, "min"), rapid.Int64().Draw(t, "max"), rapid.Int64().Draw(t, "last")
 		}
 		totals = append(totals, d)
 	}
 	return totals
 }
 
-func decoded(grain time.Duration, data []byte) (totals []total, err error) {
-	err = decodeTotals(aMonth, grain, data, func(d total) error {
-		totals = append(totals, d)
+func decoded(g grain, data []byte) (totals []total, err error) {
+	err = decodeTotals(aMonth, g, data, func(d *total) error {
+		totals = append(totals, *d)
 		return nil
 	})
 	return totals, err
@@ -50,15 +51,15 @@ func decoded(grain time.Duration, data []byte) (totals []total, err error) {
 
 func TestTotalsReadBackAsTheyWere(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		grain := rapid.SampledFrom([]time.Duration{day, quarter}).Draw(t, "grain")
-		totals := randomMonth(t, grain)
-		data, err := encodeTotals(aMonth, grain, totals)
+		g := rapid.SampledFrom([]grain{byDay, byQuarter}).Draw(t, "grain")
+		totals := randomMonth(t, g)
+		data, err := encodeTotals(aMonth, g, totals)
 		require.NoError(t, err)
-		got, err := decoded(grain, data)
+		got, err := decoded(g, data)
 		require.NoError(t, err)
 		require.Equal(t, totals, got)
 		if len(totals) > 0 { // one that is cut off is noticed
-			_, err = decoded(grain, data[:len(data)-1])
+			_, err = decoded(g, data[:len(data)-1])
 			require.ErrorIs(t, err, errMonth)
 		}
 	})
@@ -68,41 +69,41 @@ func TestTotalsReadBackAsTheyWere(t *testing.T) {
 // parts of a day make the day.
 func TestAMonthIsReadByDaysAndQuarters(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		quarters, _ := joinQuarters(nil, randomMonth(t, quarter))
+		quarters, _ := joinQuarters(nil, randomMonth(t, byQuarter))
 		days, rest, err := encodeMonth(aMonth, quarters)
 		require.NoError(t, err)
 		cut := rapid.SliceOfN(rapid.Bool(), 31, 31).Draw(t, "cut")
 		var want, got []total
 		for _, q := range quarters {
-			if cut[q.from.Day()-1] {
+			if cut[(q.from-aMonth.Unix())/daySeconds] {
 				want = append(want, q)
 				continue
 			}
-			at := q.from.Truncate(day)
-			if n := len(want); n == 0 || !want[n-1].from.Equal(at) {
-				want = append(want, total{from: at, scale: q.scale})
+			if n := len(want); n > 0 && want[n-1].from == q.day() {
+				require.True(t, want[n-1].merge(&q.sums))
+				continue
 			}
-			require.NoError(t, want[len(want)-1].Merge(q.Stats))
+			want = append(want, total{q.day(), q.sums})
 		}
-		byDay := func(day time.Time) bool { return cut[day.Day()-1] }
-		require.NoError(t, decodeMonth(aMonth, days, rest, byDay, func(d total) error {
-			got = append(got, d)
+		isCut := func(day int64) bool { return cut[(day-aMonth.Unix())/daySeconds] }
+		require.NoError(t, decodeMonth(aMonth, days, rest, isCut, func(d *total) error {
+			got = append(got, *d)
 			return nil
 		}))
-		slices.SortFunc(got, func(a, b total) int { return a.from.Compare(b.from) })
+		slices.SortFunc(got, func(a, b total) int { return cmp.Compare(a.from, b.from) })
 		require.Equal(t, want, got)
 		if !slices.Contains(cut, true) {
-			require.NoError(t, decodeMonth(aMonth, days, []byte{0xff}, byDay, func(total) error { return nil }), "nobody asks for them")
+			require.NoError(t, decodeMonth(aMonth, days, []byte{0xff}, isCut, func(*total) error { return nil }), "nobody asks for them")
 		}
 	})
-	one := []total{{from: aMonth, Stats: usage.Stats{Count: 1, LastAt: aMonth}}, {from: aMonth.Add(quarter), Stats: usage.Stats{Count: 1, LastAt: aMonth.Add(quarter)}}}
-	_, quarters, err := encodeMonth(aMonth, one)
+	start := aMonth.Unix()
+	_, quarters, err := encodeMonth(aMonth, []total{single(start), single(start + quarterSeconds)})
 	require.NoError(t, err)
-	err = decodeMonth(aMonth, nil, quarters, always, func(total) error { return nil })
+	err = decodeMonth(aMonth, nil, quarters, always, func(*total) error { return nil })
 	require.NoError(t, err, "nothing is asked for")
-	days, _, err := encodeMonth(aMonth, []total{{from: aMonth.Add(day), Stats: usage.Stats{Count: 1, LastAt: aMonth.Add(day)}}})
+	days, _, err := encodeMonth(aMonth, []total{single(start + daySeconds)})
 	require.NoError(t, err)
-	err = decodeMonth(aMonth, days, quarters, always, func(total) error { return nil })
+	err = decodeMonth(aMonth, days, quarters, always, func(*total) error { return nil })
 	require.ErrorIs(t, err, errMonth, "quarters of another day")
 }
 
@@ -110,7 +111,7 @@ func TestAMonthIsReadByDaysAndQuarters(t *testing.T) {
 func TestQuartersJoinInAnyParts(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		// Those that fit each other.
-		quarters, _ := joinQuarters(nil, randomMonth(t, quarter))
+		quarters, _ := joinQuarters(nil, randomMonth(t, byQuarter))
 		var first, second []total
 		for _, d := range quarters {
 			if rapid.Bool().Draw(t, "first") {
@@ -127,86 +128,92 @@ func TestQuartersJoinInAnyParts(t *testing.T) {
 		// another scale or too large.
 		again, left := joinQuarters(merged, quarters)
 		var before, after, over int64
-		for i, d := range merged {
-			before += d.Count % 1000
-			after += (again[i].Count - d.Count) % 1000
+		for i := range merged {
+			before += merged[i].cnt % 1000
+			after += (again[i].cnt - merged[i].cnt) % 1000
 		}
-		for _, d := range left {
-			over += d.Count % 1000
+		for i := range left {
+			over += left[i].cnt % 1000
 		}
 		require.Equal(t, before, after+over)
 	})
 }
 
+// single is a total of one event.
+func single(from int64) total { return total{from, sums{cnt: 1, lastAt: from * 1e6}} }
+
 func TestAMonthRefusesWhatItCannotHold(t *testing.T) {
-	one := usage.Stats{Count: 1, LastAt: aMonth}
+	start := aMonth.Unix()
+	none, below := single(start), single(start)
+	none.cnt, below.scale = 0, -1
+	elsewhere := single(start)
+	elsewhere.lastAt += daySeconds * 1e6
 	for name, totals := range map[string][]total{
-		"no events":          {{from: aMonth, Stats: usage.Stats{LastAt: aMonth}}},
-		"twice":              {{from: aMonth, Stats: one}, {from: aMonth, Stats: one}},
-		"before the month":   {{from: aMonth.AddDate(0, 0, -1), Stats: one}},
-		"in the day":         {{from: aMonth.Add(time.Minute), Stats: one}},
-		"of another day":     {{from: aMonth.AddDate(0, 0, 1), Stats: one}},
-		"behind all months":  {{from: aMonth.AddDate(0, 0, 31), Stats: usage.Stats{Count: 1, LastAt: aMonth.AddDate(0, 0, 31)}}},
-		"of a scale below 0": {{from: aMonth, scale: -1, Stats: one}},
+		"no events":          {none},
+		"twice":              {single(start), single(start)},
+		"before the month":   {single(start - daySeconds)},
+		"in a minute":        {single(start + 60)},
+		"of another day":     {elsewhere},
+		"behind all months":  {single(start + longest)},
+		"of a scale below 0": {below},
 	} {
-		for _, grain := range []time.Duration{day, quarter} {
-			_, err := encodeTotals(aMonth, grain, totals)
+		for _, g := range []grain{byDay, byQuarter} {
+			_, err := encodeTotals(aMonth, g, totals)
 			require.Error(t, err, name)
 		}
 	}
-	second := aMonth.Add(quarter)
-	_, _, err := encodeMonth(aMonth, []total{{from: aMonth, Stats: one}, {from: second, scale: 1, Stats: usage.Stats{Count: 1, LastAt: second}}})
-	require.ErrorContains(t, err, "one scale")
-	full := total{from: aMonth, Stats: usage.Stats{Count: 1, Sum: math.MaxInt64, LastAt: aMonth}}
+	full, more := single(start), single(start+quarterSeconds)
+	full.sum, more.sum = math.MaxInt64, 1
 	_, left := joinQuarters([]total{full}, []total{full})
 	require.Len(t, left, 1, "too large")
-	more := total{from: second, Stats: usage.Stats{Count: 1, Sum: 1, LastAt: second}}
 	_, left = joinQuarters([]total{full}, []total{more})
 	require.Len(t, left, 1, "too large for the day")
-	other := more
-	other.Sum, other.scale = -1, 2
-	_, left = joinQuarters([]total{full}, []total{other})
+	more.sum, more.scale = -1, 2
+	_, left = joinQuarters([]total{full}, []total{more})
 	require.Len(t, left, 1, "of another scale than its day")
+	_, _, err := encodeMonth(aMonth, []total{full, more})
+	require.ErrorContains(t, err, "fit")
 }
 
 // Whatever the bytes, decoding ends without a panic, and what it accepts is
 // encoded to the same totals again.
 func FuzzMonth(f *testing.F) {
+	start := aMonth.Unix()
 	for _, days := range [][]total{
-		{{from: aMonth, Stats: usage.Stats{Count: 1, Sum: 5, Min: 5, Max: 5, Last: 5, LastAt: aMonth.Add(time.Minute)}}},
+		{{start, sums{cnt: 1, sum: 5, min: 5, max: 5, last: 5, lastAt: (start + 60) * 1e6}}},
 		{
-			{from: aMonth, scale: 2, Stats: usage.Stats{Count: 3, Sum: -5, Min: -9, Max: 5, Last: 2, LastAt: aMonth.Add(time.Microsecond)}},
-			{from: aMonth.AddDate(0, 0, 30), Stats: usage.Stats{Count: 1, Sum: 1, Min: 1, Max: 1, Last: 1, LastAt: aMonth.AddDate(0, 0, 30)}},
+			{start, sums{cnt: 3, sum: -5, min: -9, max: 5, last: 2, lastAt: start*1e6 + 1, scale: 2}},
+			{start + 30*daySeconds, sums{cnt: 1, sum: 1, min: 1, max: 1, last: 1, lastAt: (start + 30*daySeconds) * 1e6}},
 		},
 	} {
-		for _, grain := range []time.Duration{day, quarter} {
-			data, err := encodeTotals(aMonth, grain, days)
+		for _, g := range []grain{byDay, byQuarter} {
+			data, err := encodeTotals(aMonth, g, days)
 			require.NoError(f, err)
-			f.Add(data, grain == quarter)
+			f.Add(data, g == byQuarter)
 		}
 	}
 	f.Fuzz(func(t *testing.T, data []byte, fine bool) {
-		grain := day
+		g := byDay
 		if fine {
-			grain = quarter
+			g = byQuarter
 		}
-		totals, err := decoded(grain, data)
+		totals, err := decoded(g, data)
 		if err != nil {
 			return
 		}
-		if len(totals) > 0 && totals[len(totals)-1].from.Sub(aMonth) >= longest {
+		if len(totals) > 0 && totals[len(totals)-1].from-start >= longest {
 			t.Fatalf("a total behind the month: %v", totals[len(totals)-1].from)
 		}
-		again, err := encodeTotals(aMonth, grain, totals)
+		again, err := encodeTotals(aMonth, g, totals)
 		if err != nil {
 			t.Fatal(err)
 		}
-		back, err := decoded(grain, again)
+		back, err := decoded(g, again)
 		if err != nil || !slices.Equal(back, totals) {
 			t.Fatal(err, totals, back)
 		}
 		if !fine {
-			_ = decodeMonth(aMonth, data, again, always, func(total) error { return nil })
+			_ = decodeMonth(aMonth, data, again, always, func(*total) error { return nil })
 		}
 	})
 }

@@ -116,12 +116,12 @@ func (s *Store) foldSome(ctx context.Context, p monthPartition, until time.Time,
 		taken := map[monthKey][]total{}
 		var order []monthKey
 		n := 0
-		err = scanQuarters(rows, func(k monthKey, d total) error {
+		err = scanQuarters(rows, func(k monthKey, d *total) error {
 			if taken[k] == nil {
 				order = append(order, k)
 			}
-			taken[k] = append(taken[k], d)
-			next = quarterPosition{k, d.from}
+			taken[k] = append(taken[k], *d)
+			next = quarterPosition{k, time.Unix(d.from, 0)}
 			n++
 			return nil
 		})
@@ -138,14 +138,15 @@ func (s *Store) foldSome(ctx context.Context, p monthPartition, until time.Time,
 }
 
 // scanQuarters reads whole rows of usage_quarters.
-func scanQuarters(rows pgx.Rows, f func(monthKey, total) error) error {
+func scanQuarters(rows pgx.Rows, f func(monthKey, *total) error) error {
 	var k monthKey
 	var d total
+	var from, lastAt time.Time
 	_, err := pgx.ForEachRow(rows, []any{
-		&k.account, &k.meter, &k.figure, &k.dim, &d.from, &d.Count, &d.Sum, &d.Min, &d.Max, &d.Last, &d.LastAt, &d.scale,
+		&k.account, &k.meter, &k.figure, &k.dim, &from, &d.cnt, &d.sum, &d.min, &d.max, &d.last, &lastAt, &d.scale,
 	}, func() error {
-		d.from, d.LastAt = d.from.UTC(), d.LastAt.UTC()
-		return f(k, d)
+		d.from, d.lastAt = from.Unix(), lastAt.UnixMicro()
+		return f(k, &d)
 	})
 	return err
 }
@@ -164,8 +165,8 @@ func storeMonths(ctx context.Context, tx pgx.Tx, month time.Time, order []monthK
 	var k monthKey
 	var days, quarters []byte
 	_, err = pgx.ForEachRow(rows, []any{&k.account, &k.meter, &k.figure, &k.dim, &days, &quarters}, func() error {
-		return decodeMonth(month, days, quarters, always, func(d total) error {
-			have[k] = append(have[k], d)
+		return decodeMonth(month, days, quarters, always, func(d *total) error {
+			have[k] = append(have[k], *d)
 			return nil
 		})
 	})
@@ -178,8 +179,8 @@ func storeMonths(ctx context.Context, tx pgx.Tx, month time.Time, order []monthK
 		if c.days[i], c.quarters[i], err = encodeMonth(month, all); err != nil {
 			return err
 		}
-		for _, d := range left {
-			rest.put(k, d)
+		for i := range left {
+			rest.put(k, &left[i])
 		}
 	}
 	if _, err := tx.Exec(ctx, upsertMonths, c.account, c.meter, c.figure, c.dim, c.days, c.quarters, month); err != nil {
@@ -188,7 +189,7 @@ func storeMonths(ctx context.Context, tx pgx.Tx, month time.Time, order []monthK
 	return rest.insertQuarters(ctx, tx)
 }
 
-func always(time.Time) bool { return true }
+func always(int64) bool { return true }
 
 type monthColumns struct {
 	account, meter, figure, dim []string
@@ -202,11 +203,9 @@ func (c *monthColumns) add(k monthKey) {
 }
 
 // put adds a quarter's row; it is the only one of its quarter.
-func (r *rollups) put(k monthKey, d total) {
-	at := place{account: r.accounts.of(k.account, 0), series: r.series.of(series{k.meter, k.figure, k.dim}, 0), at: d.from.Unix()}
-	r.quarters.list = append(r.quarters.list, cell{at, sums{
-		cnt: d.Count, sum: d.Sum, min: d.Min, max: d.Max, last: d.Last, lastAt: d.LastAt.UnixMicro(), scale: d.scale,
-	}})
+func (r *rollups) put(k monthKey, d *total) {
+	at := place{account: r.accounts.of(k.account, 0), series: r.series.of(series{k.meter, k.figure, k.dim}, 0), at: d.from}
+	r.quarters.list = append(r.quarters.list, cell{at, d.sums})
 }
 
 // insertQuarters adds to usage_quarters.
@@ -229,7 +228,7 @@ func unfold(ctx context.Context, tx pgx.Tx, account string) error {
 		return err
 	}
 	var all rollups
-	err = scanMonths(rows, func(k monthKey, d total) error {
+	err = scanMonths(rows, func(k monthKey, d *total) error {
 		k.account = ""
 		all.put(k, d)
 		return nil
@@ -242,17 +241,17 @@ func unfold(ctx context.Context, tx pgx.Tx, account string) error {
 
 // scanMonths calls f with the quarters of rows of usage_months, and days with
 // their days, unless it is nil.
-func scanMonths(rows pgx.Rows, f, days func(monthKey, total) error) error {
+func scanMonths(rows pgx.Rows, f, days func(monthKey, *total) error) error {
 	var k monthKey
 	var month time.Time
 	var daily, quarters []byte
 	_, err := pgx.ForEachRow(rows, []any{&k.account, &k.meter, &k.figure, &k.dim, &month, &daily, &quarters}, func() error {
 		if days != nil {
-			if err := decodeTotals(month, day, daily, func(d total) error { return days(k, d) }); err != nil {
+			if err := decodeTotals(month, byDay, daily, func(d *total) error { return days(k, d) }); err != nil {
 				return err
 			}
 		}
-		return decodeMonth(month.UTC(), daily, quarters, always, func(d total) error { return f(k, d) })
+		return decodeMonth(month, daily, quarters, always, func(d *total) error { return f(k, d) })
 	})
 	return err
 }
@@ -271,6 +270,11 @@ group by 1, 2, 3, 4, 5;
 create index on usage_audited_quarters (account, meter, figure, dim, bucket);
 analyze usage_audited_quarters`
 
+type dayKey struct {
+	monthKey
+	day int64
+}
+
 // unfoldForAudit makes a table of all quarters, also the folded ones, that lives
 // as long as the transaction. It returns the name to read them by, and in which
 // months the days aren't what their quarters are.
@@ -288,28 +292,30 @@ func unfoldForAudit(ctx context.Context, tx pgx.Tx) (name string, differences []
 			return "", nil, err
 		}
 		var quarters [][]any
-		have, want := map[quarterPosition]total{}, map[quarterPosition]total{}
-		err = scanMonths(rows, func(k monthKey, d total) error {
-			quarters = append(quarters, []any{d.from, d.Count, d.Min, d.Max, d.Last, d.LastAt, d.scale, k.account, k.meter, k.figure, k.dim, d.Sum})
-			at := quarterPosition{k, d.from.Truncate(day)}
-			sum, known := want[at]
-			if !known {
-				sum = total{from: at.at, scale: d.scale}
+		have, want := map[dayKey]sums{}, map[dayKey]*sums{}
+		err = scanMonths(rows, func(k monthKey, d *total) error {
+			quarters = append(quarters, []any{
+				time.Unix(d.from, 0), d.cnt, d.min, d.max, d.last, time.UnixMicro(d.lastAt), d.scale, k.account, k.meter, k.figure, k.dim, d.sum,
+			})
+			at := dayKey{k, d.day()}
+			if sum, known := want[at]; !known {
+				want[at] = &sums{}
+				*want[at] = d.sums
+			} else if !sum.merge(&d.sums) {
+				return errMonth
 			}
-			err := sum.Merge(d.Stats)
-			want[at] = sum
-			return err
-		}, func(k monthKey, d total) error {
-			have[quarterPosition{k, d.from}] = d
+			return nil
+		}, func(k monthKey, d *total) error {
+			have[dayKey{k, d.from}] = d.sums
 			return nil
 		})
 		if err != nil {
 			return "", nil, err
 		}
 		for at, sum := range want {
-			if have[at] != sum {
+			if have[at] != *sum {
 				differences = append(differences, fmt.Sprintf("day %s/%s/%s/%s %s: have %+v, its quarters say %+v",
-					at.account, at.meter, at.figure, at.dim, at.at.Format(time.DateOnly), have[at].Stats, sum.Stats))
+					at.account, at.meter, at.figure, at.dim, time.Unix(at.day, 0).UTC().Format(time.DateOnly), have[at], *sum))
 			}
 		}
 		if len(quarters) == 0 {

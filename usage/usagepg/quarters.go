@@ -25,20 +25,19 @@ where meter = $1 and figure = $2 and month >= $6 and month < $4 and %[1]s and %[
 
 // cuts are the days that don't lie in one span as a whole.
 type cuts struct {
-	days   []int64 // since 1970, ascending
+	days   []int64 // when they begin, ascending
 	months []time.Time
 }
-
-func dayNumber(t time.Time) int64 { return floor(t.UnixMicro(), day) / int64(day/time.Second) }
 
 // cutsOf returns the days in which a bound lies, or where what whole quarters
 // cover begins or ends.
 func cutsOf(bounds []time.Time, whole []span) (c cuts) {
 	see := func(t time.Time) {
-		if t.Truncate(day).Equal(t) {
+		at := floor(t.UnixMicro(), day)
+		if n := len(c.days); t.UnixMicro() == at*1e6 || n > 0 && c.days[n-1] == at {
 			return
 		}
-		c.days = append(c.days, dayNumber(t))
+		c.days = append(c.days, at)
 		if m := monthOf(t); !slices.ContainsFunc(c.months, m.Equal) {
 			c.months = append(c.months, m)
 		}
@@ -54,16 +53,16 @@ func cutsOf(bounds []time.Time, whole []span) (c cuts) {
 	return c
 }
 
-func (c *cuts) has(day time.Time) bool {
-	_, found := slices.BinarySearch(c.days, dayNumber(day))
+func (c *cuts) has(day int64) bool {
+	_, found := slices.BinarySearch(c.days, day)
 	return found
 }
 
 // eachTotal calls f with each account's totals in the spans, in any order: with
 // those of days that lie in one span of the bounds, and of quarters of the
 // others. One may come in several parts. Without an account they are those of
-// all that have a name.
-func (s *Store) eachTotal(ctx context.Context, sel usage.Selection, whole []span, f func(account, dim string, d total) error) error {
+// all that have a name. What f is given is only valid until it returns.
+func (s *Store) eachTotal(ctx context.Context, sel usage.Selection, whole []span, f func(account, dim string, d *total) error) error {
 	from, to := whole[0].from, whole[len(whole)-1].to
 	cut := cutsOf(sel.Bounds, whole)
 	where, dim := dimension(sel, "dim", 5)
@@ -76,24 +75,25 @@ func (s *Store) eachTotal(ctx context.Context, sel usage.Selection, whole []span
 	if err != nil {
 		return kindOf(err)
 	}
-	within := func(account, dim string, d total) error {
-		i := sort.Search(len(whole), func(i int) bool { return whole[i].to.After(d.from) })
-		if i == len(whole) || d.from.Before(whole[i].from) {
+	within := func(account, dim string, d *total) error {
+		at := time.Unix(d.from, 0)
+		i := sort.Search(len(whole), func(i int) bool { return whole[i].to.After(at) })
+		if i == len(whole) || at.Before(whole[i].from) {
 			return nil
 		}
 		return f(account, dim, d)
 	}
 	var account string
+	var at time.Time
 	var d total
 	var lastAt *time.Time
 	var days, quarters []byte
-	_, err = pgx.ForEachRow(rows, []any{&account, &dim, &d.from, &d.Count, &d.Sum, &d.Min, &d.Max, &d.Last, &lastAt, &days, &quarters}, func() error {
-		d.from = d.from.UTC()
+	_, err = pgx.ForEachRow(rows, []any{&account, &dim, &at, &d.cnt, &d.sum, &d.min, &d.max, &d.last, &lastAt, &days, &quarters}, func() error {
 		if days != nil {
-			return decodeMonth(d.from, days, quarters, cut.has, func(d total) error { return within(account, dim, d) })
+			return decodeMonth(at, days, quarters, cut.has, func(d *total) error { return within(account, dim, d) })
 		}
-		d.LastAt = lastAt.UTC()
-		return within(account, dim, d)
+		d.from, d.lastAt = at.Unix(), lastAt.UnixMicro()
+		return within(account, dim, &d)
 	})
 	return kindOf(err)
 }
