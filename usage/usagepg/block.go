@@ -312,6 +312,15 @@ func (r *blockReader) byte() byte {
 }
 
 func (r *blockReader) uvarint() uint64 {
+	if len(r.rest) > 0 && r.rest[0] < 0x80 {
+		n := r.rest[0]
+		r.rest = r.rest[1:]
+		return uint64(n)
+	}
+	return r.long()
+}
+
+func (r *blockReader) long() uint64 {
 	n, size := binary.Uvarint(r.rest)
 	if size <= 0 {
 		r.rest, r.bad = nil, true

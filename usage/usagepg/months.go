@@ -17,8 +17,9 @@ import (
 // ten bytes a day and seven more for each of its quarters, unless it has but
 // one.
 
-// foldAfter is how long after its end a day is folded.
-const foldAfter = 36 * time.Hour
+// foldAfter is how long after its end a day is folded: what comes up to half a
+// day late still meets its quarter's row, and whoever reads meets few of them.
+const foldAfter = 12 * time.Hour
 
 // foldBatch is how many quarters are folded in one transaction.
 const foldBatch = 20_000

@@ -105,7 +105,7 @@ func TestFoldingChangesNoAnswer(t *testing.T) {
 func TestRecentDaysAreNotFolded(t *testing.T) {
 	ctx := t.Context()
 	pool, store, svc := packing(t, usagepg.Config{PackAfter: -1})
-	for _, ago := range []time.Duration{0, 24 * time.Hour, 48 * time.Hour, 72 * time.Hour} {
+	for _, ago := range []time.Duration{0, 11 * time.Hour, 13 * time.Hour, 48 * time.Hour} {
 		require.NoError(t, svc.Record(ctx, usage.Event{Account: "a", Meter: "kolekts", Value: 1, Time: june.Add(-ago)}))
 	}
 	require.NoError(t, store.Maintain(ctx, june))

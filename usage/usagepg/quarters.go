@@ -4,10 +4,10 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sort"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/kolekt/commerce/usage"
 )
@@ -75,25 +75,51 @@ func (s *Store) eachTotal(ctx context.Context, sel usage.Selection, whole []span
 	if err != nil {
 		return kindOf(err)
 	}
-	within := func(account, dim string, d *total) error {
-		at := time.Unix(d.from, 0)
-		i := sort.Search(len(whole), func(i int) bool { return whole[i].to.After(at) })
-		if i == len(whole) || at.Before(whole[i].from) {
-			return nil
-		}
-		return f(account, dim, d)
+	r := totalReader{cut: cut, whole: make([][2]int64, len(whole)), f: f}
+	for i, w := range whole {
+		r.whole[i] = [2]int64{w.from.Unix(), w.to.Unix()}
 	}
-	var account string
+	return kindOf(r.read(rows))
+}
+
+// totalReader hands out what readQuarters finds. It makes nothing of its own of
+// a row, unless the row is of another account or group than the one before.
+type totalReader struct {
+	cut          cuts
+	whole        [][2]int64 // Unix seconds, half-open
+	account, dim string
+	f            func(account, dim string, d *total) error
+}
+
+func (r *totalReader) read(rows pgx.Rows) error {
+	var account, dim, days, quarters pgtype.DriverBytes
 	var at time.Time
 	var d total
-	var lastAt *time.Time
-	var days, quarters []byte
-	_, err = pgx.ForEachRow(rows, []any{&account, &dim, &at, &d.cnt, &d.sum, &d.min, &d.max, &d.last, &lastAt, &days, &quarters}, func() error {
-		if days != nil {
-			return decodeMonth(at, days, quarters, cut.has, func(d *total) error { return within(account, dim, d) })
+	var lastAt pgtype.Timestamptz
+	_, err := pgx.ForEachRow(rows, []any{&account, &dim, &at, &d.cnt, &d.sum, &d.min, &d.max, &d.last, &lastAt, &days, &quarters}, func() error {
+		if string(account) != r.account {
+			r.account = string(account)
 		}
-		d.from, d.lastAt = at.Unix(), lastAt.UnixMicro()
-		return within(account, dim, &d)
+		if string(dim) != r.dim {
+			r.dim = string(dim)
+		}
+		if days != nil {
+			return decodeMonth(at, days, quarters, r.cut.has, r.within)
+		}
+		d.from, d.lastAt = at.Unix(), lastAt.Time.UnixMicro()
+		return r.within(&d)
 	})
-	return kindOf(err)
+	return err
+}
+
+func (r *totalReader) within(d *total) error {
+	for _, w := range r.whole { // mostly it is one
+		if d.from < w[1] {
+			if d.from < w[0] {
+				return nil
+			}
+			return r.f(r.account, r.dim, d)
+		}
+	}
+	return nil
 }
