@@ -51,8 +51,9 @@ func (r *Recorder) take(writer int) *batch {
 	if n == 0 {
 		return nil
 	}
-	b := &batch{writer: writer, events: slices.Clone(list[:n]), done: make(chan struct{})}
-	clear(list[:n])
+	// The batch keeps its part of the list; whoever adds to the rest doesn't
+	// touch it.
+	b := &batch{writer: writer, events: list[:n:n], done: make(chan struct{})}
 	if r.waiting[writer] = list[n:]; n == len(list) {
 		r.waiting[writer] = nil
 	}
@@ -71,6 +72,10 @@ func (r *Recorder) empty(sh *recorderShard) {
 	}
 	sh.records, sh.slots, r.spare = r.spare.records, r.spare.slots, recorderRoom{}
 	sh.mu.Unlock()
+	for w, list := range r.waiting {
+		// Each writer gets about as many.
+		r.waiting[w] = slices.Grow(list, 9*len(room.slots)/(8*r.cfg.Writers)+1)
+	}
 	records, start := string(room.records), 0 // what the events' texts are parts of
 	for _, s := range room.slots {
 		t, err := decodePayload(records[start:s.end])
@@ -111,16 +116,22 @@ const (
 // when the context ends.
 func (r *Recorder) store(ctx context.Context, events []tracked) (left []tracked) {
 	entries := make([]Entry, 0, len(events))
-	good := make([]tracked, 0, len(events))
+	good := events
 	now := r.svc.now()
 	values := make([]Figure, len(events)) // one allocation for all
 	for i := range events {
 		e, err := r.svc.entryOf(&events[i], values[i:i:i+1])
 		if err != nil { // checked by Track, so that only meters can have changed
+			if len(entries) == i {
+				good = slices.Clone(events[:i])
+			}
 			r.bury(events[i], err)
 			continue
 		}
-		entries, good = append(entries, e), append(good, events[i])
+		if len(entries) < i { // some were buried
+			good = append(good, events[i])
+		}
+		entries = append(entries, e)
 	}
 	for backoff := minBackoff; len(good) > 0; backoff = min(2*backoff, maxBackoff) {
 		outcomes, err := r.append(ctx, now, entries)
@@ -134,7 +145,7 @@ func (r *Recorder) store(ctx context.Context, events []tracked) (left []tracked)
 		case isKind(err):
 			// One of them can't be stored: the halves find out which.
 			half := len(good) / 2
-			return append(r.store(ctx, good[:half]), r.store(ctx, good[half:])...)
+			return append(r.store(ctx, good[:half:half]), r.store(ctx, good[half:])...)
 		}
 		r.mu.Lock()
 		r.stats.Retries++

@@ -211,7 +211,7 @@ func (s *Store) appendNew(w *work, conn *pgconn.PgConn, now time.Time, entries [
 
 // book adds new events to everything that is derived from them, and commits.
 func (s *Store) book(w *work, b *pgx.Batch, now time.Time, entries []usage.Entry, stored []int, out []usage.AppendOutcome) error {
-	var rolled rollups
+	rolled := newRollups(len(stored))
 	charges := charging{}
 	for _, i := range stored {
 		out[i] = usage.Stored

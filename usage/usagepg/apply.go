@@ -124,7 +124,7 @@ func (f *applying) run(steps []*step) error {
 	f.queueHolds(b)
 	if len(f.entries) > 0 {
 		var keyed []usage.Entry
-		var rolled rollups
+		rolled := newRollups(len(f.entries))
 		marked := marks{}
 		for _, e := range f.entries {
 			marked.add(e)

@@ -40,34 +40,48 @@ const (
 // numbered gives keys numbers, so that what belongs to them is found by
 // comparing numbers.
 type numbered[K comparable] struct {
-	index map[K]int32
-	keys  []K
+	compare func(a, b K) int
+	keys    []K
+	index   map[K]int32 // nil as long as the keys ascend
 }
 
-// of returns the key's number, given a guess.
+// of returns the key's number, given a guess. Keys that come in their order,
+// as those of a batch do, need no index.
 func (n *numbered[K]) of(k K, guess int32) int32 {
 	if int(guess) < len(n.keys) && n.keys[guess] == k {
 		return guess
 	}
+	i := int32(len(n.keys))
+	if n.index == nil {
+		if i > 0 && n.keys[i-1] == k {
+			return i - 1
+		}
+		if i == 0 || n.compare(n.keys[i-1], k) < 0 {
+			n.keys = append(n.keys, k)
+			return i
+		}
+		n.index = make(map[K]int32, 2*len(n.keys))
+		for i, k := range n.keys {
+			n.index[k] = int32(i)
+		}
+	}
 	if i, ok := n.index[k]; ok {
 		return i
 	}
-	if n.index == nil {
-		n.index = map[K]int32{}
-	}
-	i := int32(len(n.keys))
 	n.index[k] = i
 	n.keys = append(n.keys, k)
 	return i
 }
 
 // ranks returns each number's place in the order of the keys.
-func (n *numbered[K]) ranks(compare func(a, b K) int) []int32 {
+func (n *numbered[K]) ranks() []int32 {
 	order, ranks := make([]int32, len(n.keys)), make([]int32, len(n.keys))
 	for i := range order {
 		order[i] = int32(i)
 	}
-	slices.SortFunc(order, func(a, b int32) int { return compare(n.keys[a], n.keys[b]) })
+	if n.index != nil {
+		slices.SortFunc(order, func(a, b int32) int { return n.compare(n.keys[a], n.keys[b]) })
+	}
 	for rank, i := range order {
 		ranks[i] = int32(rank)
 	}
@@ -97,8 +111,9 @@ type cell struct {
 
 // cells are the rows of a rollup.
 type cells struct {
-	index map[place]int32
 	list  []cell
+	last  []int32         // by series and grain, the cell that was added to last; -1 is none
+	index map[place]int32 // nil as long as each series' cells ascend
 }
 
 // rollups folds events, so that each row is written once for a batch.
@@ -108,6 +123,15 @@ type rollups struct {
 	quarters, platform cells
 	account            int32   // of the event before
 	recent             []int32 // series of the event before, in the order of its figures and groups
+}
+
+// newRollups returns rollups that have room for about n rows.
+func newRollups(n int) *rollups {
+	return &rollups{
+		accounts: numbered[string]{compare: cmp.Compare[string], keys: make([]string, 0, n)},
+		series:   numbered[series]{compare: compareSeries},
+		quarters: cells{list: make([]cell, 0, n)},
+	}
 }
 
 func (r *rollups) add(e *usage.Entry) {
@@ -169,12 +193,8 @@ func floorTo(n, multiple int64) int64 {
 }
 
 func (c *cells) add(at place, f *usage.Figure, us int64) {
-	i, ok := c.index[at]
-	if !ok {
-		if c.index == nil {
-			c.index = map[place]int32{}
-		}
-		c.index[at] = int32(len(c.list))
+	i, fresh := c.find(at)
+	if fresh {
 		c.list = append(c.list, cell{at, sums{cnt: 1, sum: f.Value, min: f.Value, max: f.Value, last: f.Value, lastAt: us, scale: int16(f.Scale)}})
 		return
 	}
@@ -185,6 +205,41 @@ func (c *cells) add(at place, f *usage.Figure, us int64) {
 	if us > s.lastAt || us == s.lastAt && f.Value > s.last {
 		s.last, s.lastAt = f.Value, us
 	}
+}
+
+// find returns the place's index in the list; the caller appends a fresh one.
+// Events come in the order of their accounts and times, mostly: then it is the
+// series' last one, or one after it.
+func (c *cells) find(at place) (i int32, fresh bool) {
+	slot := 2*int(at.series) + int(at.grain)
+	for len(c.last) <= slot {
+		c.last = append(c.last, -1)
+	}
+	i = int32(len(c.list))
+	last := c.last[slot]
+	switch {
+	case last >= 0 && c.list[last].place == at:
+		return last, false
+	case c.index == nil && (last < 0 || c.list[last].before(at)):
+		c.last[slot] = i
+		return i, true
+	case c.index == nil:
+		c.index = make(map[place]int32, 2*len(c.list))
+		for i := range c.list {
+			c.index[c.list[i].place] = int32(i)
+		}
+	}
+	if j, ok := c.index[at]; ok {
+		c.last[slot] = j
+		return j, false
+	}
+	c.index[at], c.last[slot] = i, i
+	return i, true
+}
+
+// before compares places of the same series and grain.
+func (p *place) before(q place) bool {
+	return p.account < q.account || p.account == q.account && p.at < q.at
 }
 
 // mergeRollup adds what an insert into a rollup d has run into.
@@ -251,7 +306,7 @@ func (r *rollups) columnsOf(c *cells, accounts, names []int32) columns {
 		x.cnt[i], x.sum[i], x.min[i], x.max[i], x.last[i] = number(l.cnt), number(l.sum), number(l.min), number(l.max), number(l.last)
 		x.scale[i], x.grain[i] = number(l.scale), number(l.grain)
 	}
-	c.index = nil // list is in another order now
+	c.index, c.last = nil, nil // list is in another order now
 	return x
 }
 
@@ -260,7 +315,7 @@ func (r *rollups) queue(b *pgx.Batch) {
 	if len(r.quarters.list) == 0 {
 		return
 	}
-	accounts, names := r.accounts.ranks(cmp.Compare[string]), r.series.ranks(compareSeries)
+	accounts, names := r.accounts.ranks(), r.series.ranks()
 	d := r.columnsOf(&r.quarters, accounts, names)
 	b.Queue(upsertQuarters, d.account, d.meter, d.figure, d.dim, d.at, d.cnt, d.sum, d.min, d.max, d.last, d.lastAt, d.scale)
 	p := r.columnsOf(&r.platform, accounts, names)

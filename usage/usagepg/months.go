@@ -1,7 +1,6 @@
 package usagepg
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -174,7 +173,7 @@ func storeMonths(ctx context.Context, tx pgx.Tx, month time.Time, order []monthK
 	if err != nil {
 		return err
 	}
-	var rest rollups
+	rest := newRollups(0)
 	for i, k := range order {
 		all, left := joinQuarters(have[k], taken[k])
 		if c.days[i], c.quarters[i], err = encodeMonth(month, all); err != nil {
@@ -214,7 +213,7 @@ func (r *rollups) insertQuarters(ctx context.Context, tx pgx.Tx) error {
 	if len(r.quarters.list) == 0 {
 		return nil
 	}
-	d := r.columnsOf(&r.quarters, r.accounts.ranks(cmp.Compare[string]), r.series.ranks(compareSeries))
+	d := r.columnsOf(&r.quarters, r.accounts.ranks(), r.series.ranks())
 	_, err := tx.Exec(ctx, upsertQuarters, d.account, d.meter, d.figure, d.dim, d.at, d.cnt, d.sum, d.min, d.max, d.last, d.lastAt, d.scale)
 	return err
 }
@@ -228,7 +227,7 @@ func unfold(ctx context.Context, tx pgx.Tx, account string) error {
 	if err != nil {
 		return err
 	}
-	var all rollups
+	all := newRollups(0)
 	err = scanMonths(rows, func(k monthKey, d *total) error {
 		k.account = ""
 		all.put(k, d)
