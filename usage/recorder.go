@@ -59,6 +59,7 @@ type Recorder struct {
 	ctx  context.Context
 	stop context.CancelFunc
 	wg   sync.WaitGroup
+	used sync.Pool // of *[]Entry
 
 	mu    sync.Mutex
 	freed chan struct{} // closed when there is room again

@@ -115,12 +115,12 @@ const (
 // store writes events until they are settled and returns those that aren't
 // when the context ends.
 func (r *Recorder) store(ctx context.Context, events []tracked) (left []tracked) {
-	entries := make([]Entry, 0, len(events))
+	entries := r.entries(len(events))
 	good := events
 	now := r.svc.now()
 	values := make([]Figure, len(events)) // one allocation for all
 	for i := range events {
-		e, err := r.svc.entryOf(&events[i], values[i:i:i+1])
+		e, err := r.entryOf(&events[i], values[i:i:i+1])
 		if err != nil { // checked by Track, so that only meters can have changed
 			if len(entries) == i {
 				good = slices.Clone(events[:i])
@@ -138,6 +138,8 @@ func (r *Recorder) store(ctx context.Context, events []tracked) (left []tracked)
 		switch {
 		case err == nil:
 			r.count(good, outcomes)
+			clear(entries)
+			r.used.Put(&entries)
 			return nil
 		case isKind(err) && len(good) == 1:
 			r.bury(good[0], err)
@@ -164,6 +166,15 @@ func (r *Recorder) store(ctx context.Context, events []tracked) (left []tracked)
 	return nil
 }
 
+// entries returns room for n of them. What a batch needed is used again once it
+// is stored; after an error the store may still be at work on it.
+func (r *Recorder) entries(n int) []Entry {
+	if used, ok := r.used.Get().(*[]Entry); ok && cap(*used) >= n {
+		return (*used)[:0]
+	}
+	return make([]Entry, 0, n)
+}
+
 func (r *Recorder) append(ctx context.Context, now time.Time, entries []Entry) ([]AppendOutcome, error) {
 	c := charger{svc: r.svc}
 	for i := range entries {
@@ -178,17 +189,17 @@ func (r *Recorder) append(ctx context.Context, now time.Time, entries []Entry) (
 
 // entryOf makes the entry of an event that Track has accepted, however long
 // ago.
-func (s *Service) entryOf(t *tracked, figures []Figure) (Entry, error) {
-	m := s.meter(t.Meter)
+func (r *Recorder) entryOf(t *tracked, figures []Figure) (Entry, error) {
+	m := r.svc.meter(t.Meter)
 	if m == nil {
-		return Entry{}, s.unknownMeter(t.Meter)
+		return Entry{}, r.svc.unknownMeter(t.Meter)
 	}
 	e := Entry{Event: t.Event, Key: t.key, Own: t.own(), Figures: figures}
 	if !e.Own {
 		e.Key = KeyOf(e.Meter, e.ID)
 	}
 	// The journal may be of a time in which the meter was another one.
-	if len(e.Properties) > 0 || m.Aggregation == Unique {
+	if r.journal != nil && (len(e.Properties) > 0 || m.Aggregation == Unique) {
 		if err := m.checkProperties(e.Properties); err != nil {
 			return Entry{}, err
 		}

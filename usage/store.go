@@ -34,7 +34,8 @@ type EventStore interface {
 	// changes nothing; nor does the second of two in one call. When Append
 	// returns an error nothing was stored, unless the error is
 	// ErrUnknownOutcome; a *EventError means that this event can't ever be
-	// stored.
+	// stored. The caller may use the slice again once Append has returned
+	// without an error.
 	Append(ctx context.Context, now time.Time, entries []Entry) ([]AppendOutcome, error)
 	// Aggregate folds events into one Point for each span and group that has
 	// any, in order of span, then group. It always equals a scan of all

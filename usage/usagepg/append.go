@@ -132,12 +132,7 @@ func distinct(entries []usage.Entry, out []usage.AppendOutcome) (own, keyed []in
 			keyed = append(keyed, i)
 		}
 	}
-	slices.SortFunc(own, func(a, b int) int {
-		if c := compareEvents(&entries[a], &entries[b]); c != 0 {
-			return c
-		}
-		return cmp.Compare(a, b)
-	})
+	sortEvents(entries, own)
 	slices.SortFunc(keyed, func(a, b int) int {
 		if c := compareKeys(&entries[a], entries[b].Account, entries[b].Key); c != 0 {
 			return c
@@ -157,6 +152,45 @@ func distinct(entries []usage.Entry, out []usage.AppendOutcome) (own, keyed []in
 		return true
 	})
 	return own, keyed
+}
+
+// sortEvents sorts indexes of events in the order of the events' primary key,
+// and of the indexes. Most comparisons are decided by how the accounts go on
+// behind what all have in common.
+func sortEvents(entries []usage.Entry, index []int) {
+	if len(index) < 2 {
+		return
+	}
+	common := entries[index[0]].Account
+	for _, i := range index {
+		account, n := entries[i].Account, 0
+		for n < len(common) && n < len(account) && common[n] == account[n] {
+			n++
+		}
+		common = common[:n]
+	}
+	type keyed struct {
+		head  uint64
+		index int
+	}
+	list := make([]keyed, len(index))
+	for n, i := range index {
+		var head [8]byte
+		copy(head[:], entries[i].Account[len(common):])
+		list[n] = keyed{binary.BigEndian.Uint64(head[:]), i}
+	}
+	slices.SortFunc(list, func(a, b keyed) int {
+		if a.head != b.head {
+			return cmp.Compare(a.head, b.head)
+		}
+		if c := compareEvents(&entries[a.index], &entries[b.index]); c != 0 {
+			return c
+		}
+		return cmp.Compare(a.index, b.index)
+	})
+	for n := range list {
+		index[n] = list[n].index
+	}
 }
 
 func compareEvents(a, b *usage.Entry) int {

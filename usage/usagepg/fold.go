@@ -262,6 +262,17 @@ select unnest($1::text[]), unnest($2::text[]), unnest($3::text[]), unnest($4::te
 	unnest($11::timestamptz[]), unnest($12::smallint[])
 on conflict (account, meter, figure, dim, bucket) do update set` + mergeRollup
 
+// Rows of one series: what they share is sent once, and the last event tells
+// which quarter it is.
+const upsertSeries = `
+insert into usage_quarters as d (account, meter, figure, dim, bucket, cnt, sum, min, max, last, last_at, scale)
+select account, $1::text, $2::text, $3::text, date_bin('15 minutes', last_at, '2000-01-01Z'), cnt, sum, min, max, last, last_at, $4::smallint
+from (
+	select unnest($5::text[]) as account, unnest($6::bigint[]) as cnt, unnest($7::bigint[]) as sum, unnest($8::bigint[]) as min,
+		unnest($9::bigint[]) as max, unnest($10::bigint[]) as last, unnest($11::timestamptz[]) as last_at
+) x
+on conflict (account, meter, figure, dim, bucket) do update set` + mergeRollup
+
 const upsertPlatform = `
 insert into usage_platform as d (meter, figure, dim, bucket, cnt, sum, min, max, last, last_at, scale, grain, shard)
 select unnest($1::text[]), unnest($2::text[]), unnest($3::text[]), unnest($4::timestamptz[]),
@@ -271,54 +282,101 @@ on conflict (meter, figure, dim, grain, bucket, shard) do update set` + mergeRol
 
 // columns are the arrays that a rollup's rows are sent as.
 type columns struct {
-	account, meter, figure, dim texts
-	at, lastAt                  moments
-	cnt, min, max, last, sum    numbers
-	scale, grain                numbers
+	meter, figure, dim texts
+	at                 moments
+	scale, grain       numbers
+	totalColumns
 }
 
-// columnsOf returns the rows in the order of their keys: flushes that touch
-// the same rows then take their locks in the same order.
-func (r *rollups) columnsOf(c *cells, accounts, names []int32) columns {
-	list := c.list
-	slices.SortFunc(list, func(a, b cell) int {
-		if a.account != b.account {
-			return cmp.Compare(accounts[a.account], accounts[b.account])
-		}
+type totalColumns struct {
+	account                  texts
+	lastAt                   moments
+	cnt, sum, min, max, last numbers
+}
+
+// sort brings the cells into the order of their series, accounts and times:
+// flushes that touch the same rows then take their locks in the same order.
+func (r *rollups) sort(c *cells) {
+	accounts, names := r.accounts.ranks(), r.series.ranks()
+	slices.SortFunc(c.list, func(a, b cell) int {
 		if a.series != b.series {
 			return cmp.Compare(names[a.series], names[b.series])
+		}
+		if a.account != b.account {
+			return cmp.Compare(accounts[a.account], accounts[b.account])
 		}
 		if a.grain != b.grain {
 			return cmp.Compare(a.grain, b.grain)
 		}
 		return cmp.Compare(a.at, b.at)
 	})
+	c.index, c.last = nil, nil // of another order
+}
+
+// columnsOf returns the rows as columns.
+func (r *rollups) columnsOf(list []cell) columns {
 	n := len(list)
 	x := columns{
-		account: make(texts, n), meter: make(texts, n), figure: make(texts, n), dim: make(texts, n),
-		at: make(moments, n), lastAt: make(moments, n), cnt: make(numbers, n), min: make(numbers, n), max: make(numbers, n),
-		last: make(numbers, n), sum: make(numbers, n), scale: make(numbers, n), grain: make(numbers, n),
+		meter: make(texts, n), figure: make(texts, n), dim: make(texts, n), at: make(moments, n), scale: make(numbers, n), grain: make(numbers, n),
+		totalColumns: r.totalsOf(list),
 	}
 	for i := range list {
 		l, s := &list[i], &r.series.keys[list[i].series]
-		x.account[i], x.meter[i], x.figure[i], x.dim[i] = text(r.accounts.keys[l.account]), text(s.meter), text(s.figure), text(s.dim)
-		x.at[i], x.lastAt[i] = moment(l.at*1e6), moment(l.lastAt)
-		x.cnt[i], x.sum[i], x.min[i], x.max[i], x.last[i] = number(l.cnt), number(l.sum), number(l.min), number(l.max), number(l.last)
-		x.scale[i], x.grain[i] = number(l.scale), number(l.grain)
+		x.meter[i], x.figure[i], x.dim[i] = text(s.meter), text(s.figure), text(s.dim)
+		x.at[i], x.scale[i], x.grain[i] = moment(l.at*1e6), number(l.scale), number(l.grain)
 	}
-	c.index, c.last = nil, nil // list is in another order now
 	return x
+}
+
+// totalsOf returns what is different in each row of a series.
+func (r *rollups) totalsOf(list []cell) totalColumns {
+	n := len(list)
+	x := totalColumns{
+		account: make(texts, n), lastAt: make(moments, n), cnt: make(numbers, n),
+		min: make(numbers, n), max: make(numbers, n), last: make(numbers, n), sum: make(numbers, n),
+	}
+	for i := range list {
+		l := &list[i]
+		x.account[i] = text(r.accounts.keys[l.account])
+		x.cnt[i], x.sum[i], x.min[i], x.max[i] = number(l.cnt), number(l.sum), number(l.min), number(l.max)
+		x.last[i], x.lastAt[i] = number(l.last), moment(l.lastAt)
+	}
+	return x
+}
+
+// fewSeries is up to how many series of a batch have a statement each.
+const fewSeries = 32
+
+// queueQuarters adds the statements that write the accounts' rows.
+func (r *rollups) queueQuarters(b *pgx.Batch) {
+	if len(r.quarters.list) == 0 {
+		return
+	}
+	r.sort(&r.quarters)
+	if len(r.series.keys) > fewSeries {
+		x := r.columnsOf(r.quarters.list)
+		b.Queue(upsertQuarters, x.account, x.meter, x.figure, x.dim, x.at, x.cnt, x.sum, x.min, x.max, x.last, x.lastAt, x.scale)
+		return
+	}
+	for rest := r.quarters.list; len(rest) > 0; {
+		n := 1
+		for n < len(rest) && rest[n].series == rest[0].series && rest[n].scale == rest[0].scale {
+			n++
+		}
+		s, x := r.series.keys[rest[0].series], r.totalsOf(rest[:n])
+		b.Queue(upsertSeries, s.meter, s.figure, s.dim, rest[0].scale, x.account, x.cnt, x.sum, x.min, x.max, x.last, x.lastAt)
+		rest = rest[n:]
+	}
 }
 
 // queue adds the statements that write the rollups.
 func (r *rollups) queue(b *pgx.Batch) {
-	if len(r.quarters.list) == 0 {
+	r.queueQuarters(b)
+	if len(r.platform.list) == 0 {
 		return
 	}
-	accounts, names := r.accounts.ranks(), r.series.ranks()
-	d := r.columnsOf(&r.quarters, accounts, names)
-	b.Queue(upsertQuarters, d.account, d.meter, d.figure, d.dim, d.at, d.cnt, d.sum, d.min, d.max, d.last, d.lastAt, d.scale)
-	p := r.columnsOf(&r.platform, accounts, names)
+	r.sort(&r.platform)
+	p := r.columnsOf(r.platform.list)
 	b.Queue(upsertPlatform, p.meter, p.figure, p.dim, p.at, p.cnt, p.sum, p.min, p.max, p.last, p.lastAt, p.scale, p.grain,
 		int16(rand.IntN(platformShards)))
 }

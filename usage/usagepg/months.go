@@ -210,12 +210,11 @@ func (r *rollups) put(k monthKey, d *total) {
 
 // insertQuarters adds to usage_quarters.
 func (r *rollups) insertQuarters(ctx context.Context, tx pgx.Tx) error {
-	if len(r.quarters.list) == 0 {
+	b := &pgx.Batch{}
+	if r.queueQuarters(b); b.Len() == 0 {
 		return nil
 	}
-	d := r.columnsOf(&r.quarters, r.accounts.ranks(), r.series.ranks())
-	_, err := tx.Exec(ctx, upsertQuarters, d.account, d.meter, d.figure, d.dim, d.at, d.cnt, d.sum, d.min, d.max, d.last, d.lastAt, d.scale)
-	return err
+	return tx.SendBatch(ctx, b).Close()
 }
 
 const takeMonths = `delete from usage_months where account = $1 returning account, meter, figure, dim, month, days, quarters`
