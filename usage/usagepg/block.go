@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"slices"
 	"time"
 
@@ -55,10 +56,38 @@ const (
 	// maxBlock bounds the events of a block, and with it what has to be read
 	// and written again for a late one.
 	maxBlock = 2048
-	// maxUnpacked bounds what a block may become in memory: all events with
-	// the longest ID and properties of their own.
-	maxUnpacked = 1 << 28
+	// maxUnpacked bounds what a block may become in memory, before the events
+	// are made of it, and so what a damaged one costs. blocksOf ends a block
+	// before it is larger. The largest event, of 32 properties with texts of
+	// 1,024 bytes that JSON writes as six each, takes a fifth of it; 2,048
+	// usual ones, with an ID and half a dozen properties, take less than half.
+	maxUnpacked = 1 << 20
 )
+
+// most is how many bytes an event takes in a block at most: the numbers, the
+// lengths of its texts, and these.
+func (p *packed) most() int {
+	return 8 + 4*binary.MaxVarintLen64 + 1 + 2*binary.MaxVarintLen32 + len(p.id) + len(p.props)
+}
+
+// blocksOf divides events into those of one block each.
+func blocksOf(events []packed) iter.Seq[[]packed] {
+	return func(yield func([]packed) bool) {
+		for len(events) > 0 {
+			n, size := 0, 4*binary.MaxVarintLen64
+			for n < min(len(events), maxBlock) {
+				if size += events[n].most(); size > maxUnpacked && n > 0 {
+					break
+				}
+				n++
+			}
+			if !yield(events[:n]) {
+				return
+			}
+			events = events[n:]
+		}
+	}
+}
 
 // A block is one byte, 0 for plain or 1 for DEFLATE, and columns, each for all
 // its events in order:
@@ -120,6 +149,9 @@ func (z *blockEncoder) encode(events []packed) ([]byte, error) {
 		}
 	}
 	buf = appendDictionary(buf, events)
+	if len(buf) > maxUnpacked {
+		return nil, fmt.Errorf("usagepg: a block of %d bytes", len(buf))
+	}
 	if !ids && len(buf) < 4*minDeflated && !withProperties(events) {
 		// Random keys and scattered times hardly get any shorter.
 		return append([]byte{0}, buf...), nil

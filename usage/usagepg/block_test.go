@@ -1,13 +1,21 @@
 package usagepg
 
 import (
+	"bytes"
+	"compress/flate"
 	"fmt"
+	"io"
+	"math"
+	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"github.com/kolekt/commerce/usage"
 )
 
 func randomBlock(t *rapid.T) []packed {
@@ -54,6 +62,56 @@ func TestABlockIsBounded(t *testing.T) {
 	require.Error(t, err)
 	_, err = new(blockEncoder).encode([]packed{{at: time.Unix(1, 0)}, {at: time.Unix(0, 0)}})
 	require.Error(t, err, "out of order")
+}
+
+// Blocks end before they are larger than what is read again, whatever the
+// events.
+func TestBlocksOfLargeEvents(t *testing.T) {
+	events := make([]packed, 3*maxBlock+1)
+	for i := range events {
+		events[i] = packed{at: time.Unix(int64(i), 0).UTC(), key: int64(i), value: math.MinInt64, id: fmt.Sprint(i)}
+		if i < 2*maxBlock {
+			// The largest texts that an event may have, and different ones.
+			events[i].props = fmt.Sprintf(`{"n": "%d", "s": "%s"}`, i, strings.Repeat(`\u0001`, usage.MaxText*(i%(usage.MaxProperties+1))))
+		}
+	}
+	var got []packed
+	blocks := 0
+	for part := range blocksOf(events) {
+		data, err := new(blockEncoder).encode(part)
+		require.NoError(t, err)
+		back, err := decodeBlock(part[0].at, data)
+		require.NoError(t, err)
+		require.Equal(t, part, back)
+		got = append(got, part...)
+		blocks++
+	}
+	require.Equal(t, events, got)
+	require.Greater(t, blocks, 100)
+	_, err := new(blockEncoder).encode(events[:maxBlock])
+	require.ErrorContains(t, err, "bytes")
+
+	// What would become larger is refused without becoming it.
+	var bomb bytes.Buffer
+	bomb.WriteByte(1)
+	w, err := flate.NewWriter(&bomb, flate.BestCompression)
+	require.NoError(t, err)
+	_, err = io.CopyN(w, zeros{}, 1<<30)
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err = decodeBlock(time.Unix(0, 0), bomb.Bytes())
+	require.ErrorIs(t, err, errBlock)
+	runtime.ReadMemStats(&after)
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(16*maxUnpacked))
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
 }
 
 // Whatever the bytes, decoding ends without a panic, and what it accepts is

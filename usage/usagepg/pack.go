@@ -162,7 +162,7 @@ func rewrite(ctx context.Context, tx pgx.Tx, month time.Time, order []seriesKey,
 	for _, k := range order {
 		events := series[k]
 		slices.SortFunc(events, func(a, b packed) int { return cmp.Or(a.at.Compare(b.at), cmp.Compare(a.key, b.key)) })
-		for part := range slices.Chunk(events, maxBlock) {
+		for part := range blocksOf(events) {
 			if err := b.add(k, part); err != nil {
 				return err
 			}

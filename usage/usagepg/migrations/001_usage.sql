@@ -37,11 +37,11 @@ create table usage_quarters (
     last bigint not null,
     last_at timestamptz not null,
     scale smallint not null,
+    sum numeric not null, -- behind the other numbers: what an update leaves alone lies together
     account text not null,
     meter text not null,
     figure text not null, -- empty for the value
     dim text not null, -- empty for all, or name=value
-    sum numeric not null,
     primary key (account, meter, figure, dim, bucket)
 ) partition by range (bucket);
 
