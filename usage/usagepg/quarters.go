@@ -29,27 +29,20 @@ type cuts struct {
 	months []time.Time
 }
 
-// cutsOf returns the days in which a bound lies, or where what whole quarters
-// cover begins or ends.
-func cutsOf(bounds []time.Time, whole []span) (c cuts) {
-	see := func(t time.Time) {
-		at := floor(t.UnixMicro(), day)
-		if n := len(c.days); t.UnixMicro() == at*1e6 || n > 0 && c.days[n-1] == at {
-			return
+// cutsOf returns the days in which a bound lies. What whole quarters cover
+// begins and ends in the same days, or between two.
+func cutsOf(bounds []time.Time) (c cuts) {
+	for _, b := range bounds {
+		us := b.UnixMicro()
+		at := floor(us, day)
+		if n := len(c.days); us == at*1e6 || n > 0 && c.days[n-1] == at {
+			continue
 		}
 		c.days = append(c.days, at)
-		if m := monthOf(t); !slices.ContainsFunc(c.months, m.Equal) {
+		if n, m := len(c.months), monthOf(b); n == 0 || !c.months[n-1].Equal(m) {
 			c.months = append(c.months, m)
 		}
 	}
-	for _, b := range bounds {
-		see(b)
-	}
-	for _, w := range whole {
-		see(w.from)
-		see(w.to)
-	}
-	slices.Sort(c.days)
 	return c
 }
 
@@ -64,7 +57,7 @@ func (c *cuts) has(day int64) bool {
 // all that have a name. What f is given is only valid until it returns.
 func (s *Store) eachTotal(ctx context.Context, sel usage.Selection, whole []span, f func(account, dim string, d *total) error) error {
 	from, to := whole[0].from, whole[len(whole)-1].to
-	cut := cutsOf(sel.Bounds, whole)
+	cut := cutsOf(sel.Bounds)
 	where, dim := dimension(sel, "dim", 5)
 	args := []any{sel.Meter, sel.Figure, from, to, dim, monthOf(from), cut.months}
 	of := "account <> ''"
