@@ -207,12 +207,7 @@ func (t *Transport) send(ctx context.Context, m *mailer.Message) mailer.Result {
 		changed.Headers = append(slices.Clone(m.Headers), mailer.Header{Name: t.cfg.KeyHeader, Value: m.Key})
 		m = &changed
 	}
-	body, err := m.Bytes()
-	if err != nil {
-		return mailer.Invalid(err)
-	}
-	payload, err := dotStuff(body)
-	if err != nil {
+	if err := m.Validate(); err != nil {
 		return mailer.Invalid(err)
 	}
 	select {
@@ -225,14 +220,15 @@ func (t *Transport) send(ctx context.Context, m *mailer.Message) mailer.Result {
 	if c == nil {
 		return res
 	}
-	res, stale := c.transact(ctx, m, payload)
+	l := &letter{Message: m}
+	res, stale := c.transact(ctx, l)
 	if stale && reused {
 		// The server had closed the connection while it was idle, before it
 		// saw anything of this mail.
 		if c, res = t.connect(ctx, m); c == nil {
 			return res
 		}
-		res, _ = c.transact(ctx, m, payload)
+		res, _ = c.transact(ctx, l)
 	}
 	t.put(c)
 	return res

@@ -1,9 +1,11 @@
 package mailersmtp_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -311,6 +313,31 @@ func TestSizeIsCheckedBeforeSending(t *testing.T) {
 	res := dialTo(t, srv, nil).Send(context.Background(), message())
 	require.Equal(t, mailer.Permanent, res.Outcome)
 	require.Equal(t, mailer.FaultMessage, res.Fault)
+}
+
+// A message that is near the limit, or worth a refusal before it is sent, is
+// composed first and its exact size declared; any other is composed while the
+// server answers.
+func TestSizeIsDeclaredWhereItCanMatter(t *testing.T) {
+	small, large := message(), message()
+	large.Attachments = []mailer.Attachment{{Name: "report.csv", Data: bytes.Repeat([]byte("a,b\n"), 20_000)}}
+	for _, c := range []struct {
+		limit    string
+		m        *mailer.Message
+		declared bool
+	}{
+		{"10485760", small, false}, {"10485760", large, true}, {"", large, true}, {"16000", small, true},
+	} {
+		srv := mailertest.NewSMTP(t, mailertest.SMTPConfig{TLS: true, Extensions: []string{"PIPELINING", "SIZE " + c.limit}})
+		res := dialTo(t, srv, nil).Send(context.Background(), c.m)
+		require.Equal(t, mailer.Sent, res.Outcome, "%s", res)
+		got := srv.Received()[0]
+		want := ""
+		if c.declared {
+			want = fmt.Sprint("SIZE=", len(got.Data))
+		}
+		require.Equal(t, want, got.Parameters)
+	}
 }
 
 func TestConnectionsAreBoundedAndRenewed(t *testing.T) {

@@ -13,21 +13,58 @@ import (
 	"github.com/kolekt/commerce/mailer"
 )
 
+// letter is a mail on its way to the wire.
+type letter struct {
+	*mailer.Message
+	payload []byte // ready for DATA, once composed
+	size    int    // of the message, without the doubled dots and the end (RFC 1870, section 3)
+}
+
+// compose makes the payload, unless it is there from an earlier connection.
+func (l *letter) compose() error {
+	if l.payload != nil {
+		return nil
+	}
+	body, err := l.Bytes()
+	if err == nil {
+		l.size = len(body)
+		l.payload, err = dotStuff(body)
+	}
+	return err
+}
+
+// large reports whether the size has to be known first: because it can be over
+// the server's limit, or because a refusal by size (RFC 1870) saves sending it.
+// Encoding makes an octet four at the most.
+func (l *letter) large(limit int64) bool {
+	octets := len(l.Text) + len(l.HTML)
+	for _, a := range l.Attachments {
+		octets += len(a.Data)
+	}
+	return octets > 64<<10 || limit > 0 && int64(4*octets+16<<10) > limit
+}
+
 // transact sends one mail in two round trips: MAIL, RCPT and DATA together
 // (RFC 2920), then the message. Without PIPELINING the commands go one by one.
+// A message that isn't large is composed while the server answers the first.
 //
 // Where it ends decides what is known. Before the last byte of the message has
 // been handed to the kernel, a broken connection means not sent; after it, only
 // a reply can tell. stale says that the server closed the connection before it
 // answered anything.
-func (c *conn) transact(ctx context.Context, m *mailer.Message, payload []byte) (res mailer.Result, stale bool) {
-	if m.NeedsUTF8() && !c.utf8 {
+func (c *conn) transact(ctx context.Context, l *letter) (res mailer.Result, stale bool) {
+	if l.NeedsUTF8() && !c.utf8 {
 		return mailer.Result{Outcome: mailer.Permanent, Fault: mailer.FaultMessage, Stage: "mail", Enhanced: "5.6.7",
 			Err: errors.New("mailersmtp: the address needs SMTPUTF8, which the server does not offer")}, false
 	}
-	if c.maxSize > 0 && int64(len(payload)) > c.maxSize {
-		return mailer.Result{Outcome: mailer.Permanent, Fault: mailer.FaultMessage, Stage: "mail", Enhanced: "5.3.4",
-			Err: fmt.Errorf("mailersmtp: the message has %d octets, the server takes %d", len(payload), c.maxSize)}, false
+	if l.large(c.maxSize) {
+		if err := l.compose(); err != nil {
+			return mailer.Invalid(err), false
+		}
+		if c.maxSize > 0 && int64(l.size) > c.maxSize {
+			return mailer.Result{Outcome: mailer.Permanent, Fault: mailer.FaultMessage, Stage: "mail", Enhanced: "5.3.4",
+				Err: fmt.Errorf("mailersmtp: the message has %d octets, the server takes %d", l.size, c.maxSize)}, false
+		}
 	}
 	c.mails++
 	// Until the message is complete, the end of ctx ends the transaction.
@@ -37,7 +74,7 @@ func (c *conn) transact(ctx context.Context, m *mailer.Message, payload []byte) 
 	})
 	defer stop()
 
-	res, answered, ok := c.envelope(ctx, m, len(payload))
+	res, answered, ok := c.envelope(ctx, l)
 	if !ok {
 		return res, c.broken && !answered
 	}
@@ -49,12 +86,12 @@ func (c *conn) transact(ctx context.Context, m *mailer.Message, payload []byte) 
 		c.broken = true
 		return lost("data", err), false
 	}
-	if n, err := c.write(payload); err != nil {
+	if n, err := c.write(l.payload); err != nil {
 		c.broken = true
 		res = lost("body", err)
 		// The terminator is the last five octets. Unless all of them went, the
 		// server can't have taken the mail.
-		if n >= len(payload) {
+		if n >= len(l.payload) {
 			res.Outcome = mailer.Ambiguous
 		}
 		return res, false
@@ -75,9 +112,9 @@ func (c *conn) transact(ctx context.Context, m *mailer.Message, payload []byte) 
 
 // envelope gets the server to the point where it wants the message. ok is
 // false when it did not get there; answered says that there was a reply.
-func (c *conn) envelope(ctx context.Context, m *mailer.Message, size int) (res mailer.Result, answered, ok bool) {
+func (c *conn) envelope(ctx context.Context, l *letter) (res mailer.Result, answered, ok bool) {
 	stages := []string{"mail", "rcpt", "data"}
-	commands := []string{"MAIL FROM:<" + m.Sender() + ">" + c.parameters(m, size), "RCPT TO:<" + m.To.Email + ">", "DATA"}
+	commands := []string{"MAIL FROM:<" + l.Sender() + ">" + c.parameters(l), "RCPT TO:<" + l.To.Email + ">", "DATA"}
 	if c.dirty {
 		stages = append([]string{"reset"}, stages...)
 		commands = append([]string{"RSET"}, commands...)
@@ -96,6 +133,10 @@ func (c *conn) envelope(ctx context.Context, m *mailer.Message, size int) (res m
 			if _, err := c.write([]byte(batch + "\r\n")); err != nil {
 				c.broken = true
 				return lost(stage, err), answered, false
+			}
+			if err := l.compose(); err != nil {
+				c.broken = true
+				return mailer.Invalid(err), true, false
 			}
 		} else if err := c.deadline(ctx); err != nil {
 			c.broken = true
@@ -144,12 +185,12 @@ func (c *conn) envelope(ctx context.Context, m *mailer.Message, size int) (res m
 // parameters are those of MAIL. The body is always 7 bit: composition encodes
 // it. SMTPUTF8 is asked for only where an address needs it, since strict
 // servers refuse to hand such mail on.
-func (c *conn) parameters(m *mailer.Message, size int) string {
+func (c *conn) parameters(l *letter) string {
 	p := ""
-	if c.size {
-		p += " SIZE=" + strconv.Itoa(size)
+	if c.size && l.payload != nil {
+		p += " SIZE=" + strconv.Itoa(l.size)
 	}
-	if m.NeedsUTF8() {
+	if l.NeedsUTF8() {
 		p += " BODY=8BITMIME SMTPUTF8"
 	}
 	return p
