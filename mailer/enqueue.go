@@ -115,7 +115,7 @@ func (k *Kind[T]) Prepare(s *Service, to To, data T, key string, opts ...Option)
 	}
 	now := s.now()
 	m := Mail{
-		ID: ident.New("mail", now), KeyHash: mac(s.keys.idempotency, def.name, key)[:16], Kind: def.name, Stream: def.stream,
+		ID: ident.New("mail", now), KeyHash: s.keys.idempotency.sum(def.name, key)[:16], Kind: def.name, Stream: def.stream,
 		Class: def.class, Account: to.Account, Topic: o.topic, Email: addr.Email, Name: NeutralName(to.Name),
 		Locale: safeLocale(to.Locale), TimeZone: safeZone(to.TimeZone), Domain: addr.Domain(),
 		AddressHash: s.hashAddress(addr.Email), Data: raw, CreatedAt: now, RunAt: now.Add(def.coalesce),

@@ -104,8 +104,9 @@ var sampleBrand = Brand{
 	Support: "https://example.com/help",
 }.withDefaults()
 
-func (d *definition) sampleView(data any, locale string, brand Brand) view {
-	v := view{Data: data, Name: "Ada Lovelace", Locale: locale, Language: language(locale), Brand: brand, Stream: d.stream}
+func (d *definition) sampleView(data any, locale string, brand Brand) *view {
+	v := d.view(data, locale, brand)
+	v.Name = "Ada Lovelace"
 	if d.class == Lifecycle {
 		v.Unsubscribe = sampleUnsubscribe
 	}

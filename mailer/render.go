@@ -72,10 +72,16 @@ type view struct {
 	Locale      string
 	Language    string // of Locale, such as "de"
 	Brand       Brand
+	Accent      htmltemplate.CSS // Brand.Accent, which has been checked
 	Subject     string
 	Preheader   string
 	Unsubscribe string // the page's URL; empty for mail that isn't Lifecycle
 	Stream      string
+}
+
+// view returns the dot for a mail of the kind, without what is rendered first.
+func (d *definition) view(data any, locale string, brand Brand) *view {
+	return &view{Data: data, Locale: locale, Language: language(locale), Brand: brand, Accent: htmltemplate.CSS(brand.Accent), Stream: d.stream}
 }
 
 // Rendered is a mail's content in one locale.
@@ -133,6 +139,7 @@ func compile(fsys fs.FS, kind, locale string, data reflect.Type) (*compiled, err
 		if err := checkTypes(treesOf(t), name, data); err != nil {
 			return fail(file, err)
 		}
+		decideLanguage(t.Root, language(locale))
 		*texts[name].into = t
 	}
 	layout = strings.ReplaceAll(layout, "{{filler}}", preheaderFiller)
@@ -145,14 +152,49 @@ func compile(fsys fs.FS, kind, locale string, data reflect.Type) (*compiled, err
 	if err != nil {
 		return fail(htmlFile, err)
 	}
-	if err := checkTypes(treesOf(t), "html", data); err != nil {
+	trees := treesOf(t)
+	if err := checkTypes(trees, "html", data); err != nil {
 		return fail(htmlFile, err)
 	}
-	c.html, err = htmltemplate.New("html").Option("missingkey=error").Funcs(htmlFuncs(locale)).Parse(htmlSource)
-	if err != nil {
-		return fail(htmlFile, err)
+	decideLanguage(t.Root, language(locale))
+	set := htmltemplate.New("").Option("missingkey=error").Funcs(htmlFuncs(locale))
+	for name, tree := range trees {
+		if _, err := set.AddParseTree(name, tree); err != nil {
+			return fail(htmlFile, err)
+		}
 	}
+	c.html = set.Lookup("html")
 	return c, nil
+}
+
+// decideLanguage decides {{if eq .Language "de"}} when a kind is defined, since
+// each locale has templates of its own: a call takes as long as much text. Where
+// the dot may be another one, nothing is decided.
+func decideLanguage(list *parse.ListNode, language string) {
+	if list == nil {
+		return
+	}
+	nodes := make([]parse.Node, 0, len(list.Nodes))
+	for _, n := range list.Nodes {
+		branch, ok := n.(*parse.IfNode)
+		if !ok {
+			nodes = append(nodes, n)
+			continue
+		}
+		decideLanguage(branch.List, language)
+		decideLanguage(branch.ElseList, language)
+		quoted, ok := strings.CutPrefix(branch.Pipe.String(), "eq .Language ")
+		asked, err := strconv.Unquote(quoted)
+		switch {
+		case !ok || err != nil:
+			nodes = append(nodes, n)
+		case asked == language:
+			nodes = append(nodes, branch.List.Nodes...)
+		case branch.ElseList != nil:
+			nodes = append(nodes, branch.ElseList.Nodes...)
+		}
+	}
+	list.Nodes = nodes
 }
 
 func treesOf(t *texttemplate.Template) map[string]*parse.Tree {
@@ -166,7 +208,7 @@ func treesOf(t *texttemplate.Template) map[string]*parse.Tree {
 var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 // render applies a kind's templates.
-func (d *definition) render(v view) (Rendered, error) {
+func (d *definition) render(v *view) (Rendered, error) {
 	c := d.compiled[v.Locale]
 	buf := buffers.Get().(*bytes.Buffer)
 	defer buffers.Put(buf)
@@ -261,7 +303,6 @@ func textFuncs(locale string) texttemplate.FuncMap {
 				strings.Repeat("-", 20-share(used, limit)/5), share(used, limit))
 		},
 		"mso":     func(string) string { return "" },
-		"accent":  func(v string) string { return v },
 		"support": supportURL,
 	}
 }
@@ -276,13 +317,6 @@ func htmlFuncs(locale string) htmltemplate.FuncMap {
 		// constant of the template, never data.
 		"mso": func(s htmlConstant) htmltemplate.HTML {
 			return htmltemplate.HTML("<!--[if mso]>" + string(s) + "<![endif]-->")
-		},
-		// accent passes a colour that Brand has checked into a style attribute.
-		"accent": func(v string) htmltemplate.CSS {
-			if !hexColour.MatchString(v) {
-				return "#1f5fd6"
-			}
-			return htmltemplate.CSS(v)
 		},
 		"support": supportURL,
 	}
@@ -353,7 +387,7 @@ func formatDate(t time.Time, locale string) string {
 	if language == "de" {
 		dot = "."
 	}
-	return fmt.Sprintf("%d%s %s %d", t.Day(), dot, names[t.Month()-1], t.Year())
+	return strconv.Itoa(t.Day()) + dot + " " + names[t.Month()-1] + " " + strconv.Itoa(t.Year())
 }
 
 // formatNumber groups thousands: 10,000 or 10.000.

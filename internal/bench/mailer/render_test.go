@@ -44,11 +44,12 @@ func TestTableRender(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	funcs := map[string]any{"accent": func(s string) string { return s }, "support": func(s string) string { return s }, "filler": func() string { return "" },
+	funcs := map[string]any{"support": func(s string) string { return s }, "filler": func() string { return "" },
 		"mso": func(string) string { return "" }, "meter": func(a, b int64) string { return "" }, "number": func(n int64) int64 { return n },
 		"date": func(t time.Time) string { return t.Format(time.DateOnly) }}
 	content := `{{define "content"}}<h1>You have used {{number .Data.Used}} of {{number .Data.Limit}} {{.Data.Unit}}</h1>{{meter .Data.Used .Data.Limit}}<p>Your quota on the <strong>{{.Data.Plan}}</strong> plan starts again on {{date .Data.ResetsAt}}.</p>{{with .Data.BetterPlan}}<p>If you need more before then, <strong>{{.}}</strong> gives you room.</p>{{end}}<p><a href="{{.Data.UpgradeURL}}">See {{.Data.BetterPlan}}</a></p>{{end}}`
 	view := map[string]any{"Data": data, "Brand": mailer.Brand{Name: "Example", URL: "https://example.com"}, "Unsubscribe": "https://example.com/u/x", "Locale": "en", "Language": "en",
+		"Accent":  htmltemplate.CSS("#1f5fd6"),
 		"Subject": "s", "Preheader": "p"}
 	var out bytes.Buffer
 	parsePerMail := func() {
