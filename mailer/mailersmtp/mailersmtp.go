@@ -83,6 +83,9 @@ type Config struct {
 	// NoPipelining sends one command at a time even where the server offers
 	// PIPELINING (RFC 2920).
 	NoPipelining bool
+	// NoChunking sends the message with DATA even where the server offers
+	// CHUNKING (RFC 3030) on an encrypted connection.
+	NoChunking bool
 
 	// Dial replaces the dialler, for a proxy.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)

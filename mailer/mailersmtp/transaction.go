@@ -16,19 +16,15 @@ import (
 // letter is a mail on its way to the wire.
 type letter struct {
 	*mailer.Message
-	payload []byte // ready for DATA, once composed
-	size    int    // of the message, without the doubled dots and the end (RFC 1870, section 3)
+	body []byte // in Internet Message Format, once composed
 }
 
-// compose makes the payload, unless it is there from an earlier connection.
-func (l *letter) compose() error {
-	if l.payload != nil {
-		return nil
-	}
-	body, err := l.Bytes()
-	if err == nil {
-		l.size = len(body)
-		l.payload, err = dotStuff(body)
+// compose makes the body, unless it is there from an earlier connection.
+func (l *letter) compose() (err error) {
+	if l.body == nil {
+		if l.body, err = l.Bytes(); err == nil {
+			err = checkLines(l.body)
+		}
 	}
 	return err
 }
@@ -45,8 +41,11 @@ func (l *letter) large(limit int64) bool {
 }
 
 // transact sends one mail in two round trips: MAIL, RCPT and DATA together
-// (RFC 2920), then the message. Without PIPELINING the commands go one by one.
-// A message that isn't large is composed while the server answers the first.
+// (RFC 2920), then the message. A server that takes the message in one piece of
+// known length (RFC 3030) gets BDAT with it, and no DATA before: it needn't look
+// for the end, and nothing in the message can be taken for one. Without
+// PIPELINING the commands go one by one. A message that isn't large is composed
+// while the server answers the first.
 //
 // Where it ends decides what is known. Before the last byte of the message has
 // been handed to the kernel, a broken connection means not sent; after it, only
@@ -61,9 +60,9 @@ func (c *conn) transact(ctx context.Context, l *letter) (res mailer.Result, stal
 		if err := l.compose(); err != nil {
 			return mailer.Invalid(err), false
 		}
-		if c.maxSize > 0 && int64(l.size) > c.maxSize {
+		if c.maxSize > 0 && int64(len(l.body)) > c.maxSize {
 			return mailer.Result{Outcome: mailer.Permanent, Fault: mailer.FaultMessage, Stage: "mail", Enhanced: "5.3.4",
-				Err: fmt.Errorf("mailersmtp: the message has %d octets, the server takes %d", l.size, c.maxSize)}, false
+				Err: fmt.Errorf("mailersmtp: the message has %d octets, the server takes %d", len(l.body), c.maxSize)}, false
 		}
 	}
 	c.mails++
@@ -86,12 +85,13 @@ func (c *conn) transact(ctx context.Context, l *letter) (res mailer.Result, stal
 		c.broken = true
 		return lost("data", err), false
 	}
-	if n, err := c.write(l.payload); err != nil {
+	payload := c.payload(l.body)
+	if n, err := c.write(payload); err != nil {
 		c.broken = true
 		res = lost("body", err)
-		// The terminator is the last five octets. Unless all of them went, the
-		// server can't have taken the mail.
-		if n >= len(l.payload) {
+		// Unless the last octet went, which is the message's or that of the line
+		// that ends it, the server can't have taken the mail.
+		if n >= len(payload) {
 			res.Outcome = mailer.Ambiguous
 		}
 		return res, false
@@ -102,7 +102,7 @@ func (c *conn) transact(ctx context.Context, l *letter) (res mailer.Result, stal
 		return mailer.Result{Outcome: mailer.Ambiguous, Fault: mailer.FaultNetwork, Stage: "reply",
 			Err: fmt.Errorf("mailersmtp: the connection broke after the message and before its reply: %w", plain(err))}, false
 	}
-	c.dirty = false
+	c.dirty = c.chunking && code/100 != 2 // a refused BDAT leaves it undefined
 	if code/100 == 2 {
 		c.broken = code == 221
 		return mailer.Result{Outcome: mailer.Sent, Stage: "reply", Code: code, Enhanced: enhanced(text), ProviderID: queueID(text)}, false
@@ -115,6 +115,9 @@ func (c *conn) transact(ctx context.Context, l *letter) (res mailer.Result, stal
 func (c *conn) envelope(ctx context.Context, l *letter) (res mailer.Result, answered, ok bool) {
 	stages := []string{"mail", "rcpt", "data"}
 	commands := []string{"MAIL FROM:<" + l.Sender() + ">" + c.parameters(l), "RCPT TO:<" + l.To.Email + ">", "DATA"}
+	if c.chunking {
+		stages, commands = stages[:2], commands[:2]
+	}
 	if c.dirty {
 		stages = append([]string{"reset"}, stages...)
 		commands = append([]string{"RSET"}, commands...)
@@ -187,8 +190,8 @@ func (c *conn) envelope(ctx context.Context, l *letter) (res mailer.Result, answ
 // servers refuse to hand such mail on.
 func (c *conn) parameters(l *letter) string {
 	p := ""
-	if c.size && l.payload != nil {
-		p += " SIZE=" + strconv.Itoa(l.size)
+	if c.size && l.body != nil {
+		p += " SIZE=" + strconv.Itoa(len(l.body))
 	}
 	if l.NeedsUTF8() {
 		p += " BODY=8BITMIME SMTPUTF8"
@@ -280,14 +283,28 @@ func queueID(text string) string {
 
 var crlf = []byte("\r\n")
 
-// dotStuff makes a message ready for DATA (RFC 5321, section 4.5.2), its end
-// included. It refuses lone CR and LF: servers that disagree on them are how
-// one message is smuggled in another.
-func dotStuff(body []byte) ([]byte, error) {
+// checkLines refuses lone CR and LF: servers that disagree on them are how one
+// message is smuggled in another.
+func checkLines(body []byte) error {
 	pairs := bytes.Count(body, crlf)
-	if bytes.Count(body, crlf[:1]) != pairs || bytes.Count(body, crlf[1:]) != pairs || bytes.IndexByte(body, 0) >= 0 {
-		return nil, errors.New("mailersmtp: the message has a lone CR, a lone LF or a NUL")
+	if bytes.Count(body, crlf[:1]) != pairs || bytes.Count(body, crlf[1:]) != pairs || bytes.IndexByte(body, 0) >= 0 || !bytes.HasSuffix(body, crlf) {
+		return errors.New("mailersmtp: the message has a lone CR, a lone LF or a NUL, or no end of line at its end")
 	}
+	return nil
+}
+
+// payload is what follows the envelope: the message in a piece with its length
+// before it, or with its dots doubled and its end marked.
+func (c *conn) payload(body []byte) []byte {
+	if c.chunking {
+		return append(fmt.Appendf(make([]byte, 0, len(body)+32), "BDAT %d LAST\r\n", len(body)), body...)
+	}
+	return dotStuff(body)
+}
+
+// dotStuff makes a message ready for DATA (RFC 5321, section 4.5.2), its end
+// included.
+func dotStuff(body []byte) []byte {
 	out := make([]byte, 0, len(body)+len(body)/50+8)
 	if len(body) > 0 && body[0] == '.' {
 		out = append(out, '.')
@@ -301,9 +318,5 @@ func dotStuff(body []byte) ([]byte, error) {
 		out = append(out, '.')
 		body = body[i+3:]
 	}
-	out = append(out, body...)
-	if !bytes.HasSuffix(out, crlf) {
-		out = append(out, crlf...)
-	}
-	return append(out, ".\r\n"...), nil
+	return append(append(out, body...), ".\r\n"...)
 }
