@@ -12,6 +12,7 @@
 package mailersmtp
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -112,6 +113,7 @@ type Transport struct {
 	cfg   Config
 	addr  string
 	slots chan struct{}
+	bufs  sync.Pool // *bytes.Buffer
 
 	mu     sync.Mutex
 	idle   []*conn // the newest last
@@ -185,7 +187,15 @@ func New(cfg Config) (*Transport, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Transport{cfg: cfg, addr: net.JoinHostPort(cfg.Host, fmt.Sprint(cfg.Port)), slots: make(chan struct{}, cfg.Conns)}, nil
+	return &Transport{cfg: cfg, addr: net.JoinHostPort(cfg.Host, fmt.Sprint(cfg.Port)), slots: make(chan struct{}, cfg.Conns),
+		bufs: sync.Pool{New: func() any { return new(bytes.Buffer) }}}, nil
+}
+
+// spare keeps a buffer for another mail, unless an attachment has made it large.
+func (t *Transport) spare(b *bytes.Buffer) {
+	if b.Cap() <= 256<<10 {
+		t.bufs.Put(b)
+	}
 }
 
 func ptr(d time.Duration) *time.Duration { return &d }
@@ -223,7 +233,8 @@ func (t *Transport) send(ctx context.Context, m *mailer.Message) mailer.Result {
 	if c == nil {
 		return res
 	}
-	l := &letter{Message: m}
+	l := &letter{Message: m, buf: t.bufs.Get().(*bytes.Buffer)}
+	defer t.spare(l.buf)
 	res, stale := c.transact(ctx, l)
 	if stale && reused {
 		// The server had closed the connection while it was idle, before it

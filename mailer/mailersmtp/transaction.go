@@ -16,17 +16,37 @@ import (
 // letter is a mail on its way to the wire.
 type letter struct {
 	*mailer.Message
-	body []byte // in Internet Message Format, once composed
+	buf  *bytes.Buffer
+	body []byte // in Internet Message Format, once composed; in buf after room
 }
 
+// room is what a BDAT command takes at most.
+const room = len("BDAT 9223372036854775807 LAST\r\n")
+
 // compose makes the body, unless it is there from an earlier connection.
-func (l *letter) compose() (err error) {
-	if l.body == nil {
-		if l.body, err = l.Bytes(); err == nil {
-			err = checkLines(l.body)
-		}
+func (l *letter) compose() error {
+	if l.body != nil {
+		return nil
 	}
-	return err
+	l.buf.Reset()
+	l.buf.Write(make([]byte, room))
+	if _, err := l.WriteTo(l.buf); err != nil {
+		return err
+	}
+	l.body = l.buf.Bytes()[room:]
+	return checkLines(l.body)
+}
+
+// payload is what follows the envelope: the message in one piece with its length
+// before it, or with its dots doubled and its end marked.
+func (l *letter) payload(chunking bool) []byte {
+	if chunking {
+		bdat := fmt.Appendf(nil, "BDAT %d LAST\r\n", len(l.body))
+		p := l.buf.Bytes()[room-len(bdat) : room+len(l.body)]
+		copy(p, bdat)
+		return p
+	}
+	return dotStuff(l.body)
 }
 
 // large reports whether the size has to be known first: because it can be over
@@ -85,7 +105,7 @@ func (c *conn) transact(ctx context.Context, l *letter) (res mailer.Result, stal
 		c.broken = true
 		return lost("data", err), false
 	}
-	payload := c.payload(l.body)
+	payload := l.payload(c.chunking)
 	if n, err := c.write(payload); err != nil {
 		c.broken = true
 		res = lost("body", err)
@@ -291,15 +311,6 @@ func checkLines(body []byte) error {
 		return errors.New("mailersmtp: the message has a lone CR, a lone LF or a NUL, or no end of line at its end")
 	}
 	return nil
-}
-
-// payload is what follows the envelope: the message in a piece with its length
-// before it, or with its dots doubled and its end marked.
-func (c *conn) payload(body []byte) []byte {
-	if c.chunking {
-		return append(fmt.Appendf(make([]byte, 0, len(body)+32), "BDAT %d LAST\r\n", len(body)), body...)
-	}
-	return dotStuff(body)
 }
 
 // dotStuff makes a message ready for DATA (RFC 5321, section 4.5.2), its end
