@@ -5,7 +5,11 @@
 //	mails, err := mailer.New(mailerpg.New(pool), transport, cfg)
 //
 // A store made of a transaction writes in it: the mail exists if the
-// transaction commits. [Store.Along] does both in one round trip. Several processes may work on one outbox.
+// transaction commits. [Store.Along] does both in one round trip. Several
+// processes may work on one outbox.
+//
+// A worker that waits for mail needs a session, for LISTEN and a lock: behind
+// PgBouncer in transaction mode, run it on a pool of direct connections.
 package mailerpg
 
 import (
