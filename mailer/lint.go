@@ -76,8 +76,12 @@ func Lint(r Rendered) []Finding {
 // prove renders every locale and sample, as a preview would.
 func (d *definition) prove() error {
 	for _, locale := range d.locales {
+		c, err := d.parsed[locale].compile(nil)
+		if err != nil {
+			return err
+		}
 		for _, s := range d.samples {
-			r, err := d.render(d.sampleView(s.data, locale, sampleBrand))
+			r, err := c.render(d.sampleView(s.data, locale, sampleBrand))
 			if err != nil {
 				return err
 			}

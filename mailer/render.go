@@ -6,14 +6,11 @@ import (
 	"errors"
 	"fmt"
 	htmltemplate "html/template"
-	"io/fs"
-	"reflect"
 	"regexp"
 	"strconv"
 	"strings"
 	"sync"
 	texttemplate "text/template"
-	"text/template/parse"
 	"time"
 )
 
@@ -89,134 +86,17 @@ type Rendered struct {
 	Subject, Preheader, Text, HTML string
 }
 
-// compiled are the templates of one kind in one locale.
-type compiled struct {
-	subject, preheader, text *texttemplate.Template
-	html                     *htmltemplate.Template
-}
-
-// compile reads, checks and parses a kind's templates of one locale.
-func compile(fsys fs.FS, kind, locale string, data reflect.Type) (*compiled, error) {
-	file := kind + "." + locale + ".txt"
-	fail := func(file string, err error) (*compiled, error) {
-		return nil, &DefinitionError{Kind: kind, File: file, Reason: err.Error()}
-	}
-	raw, err := fs.ReadFile(fsys, file)
-	if err != nil {
-		return fail(file, errors.New("the text part is missing from Templates"))
-	}
-	src, err := parseSource(string(raw))
-	if err != nil {
-		return fail(file, err)
-	}
-	content := toHTML(src.body)
-	htmlFile := kind + "." + locale + ".html"
-	if own, err := fs.ReadFile(fsys, htmlFile); err == nil {
-		content = string(own)
-	}
-	layout, textLayout := defaultLayout, defaultTextLayout
-	if own, err := fs.ReadFile(fsys, "layout.html"); err == nil {
-		layout = string(own)
-	}
-	if own, err := fs.ReadFile(fsys, "layout.txt"); err == nil {
-		textLayout = string(own)
-	}
-
-	c := &compiled{}
-	texts := map[string]struct {
-		source string
-		into   **texttemplate.Template
-	}{
-		"subject":   {src.subject, &c.subject},
-		"preheader": {src.preheader, &c.preheader},
-		"text":      {textLayout + `{{define "content"}}` + toText(src.body) + `{{end}}`, &c.text},
-	}
-	for _, name := range []string{"subject", "preheader", "text"} {
-		t, err := texttemplate.New(name).Option("missingkey=error").Funcs(textFuncs(locale)).Parse(texts[name].source)
-		if err != nil {
-			return fail(file, err)
-		}
-		if err := checkTypes(treesOf(t), name, data); err != nil {
-			return fail(file, err)
-		}
-		decideLanguage(t.Root, language(locale))
-		*texts[name].into = t
-	}
-	layout = strings.ReplaceAll(layout, "{{filler}}", preheaderFiller)
-	htmlSource, err := inlineStyles(layout + `{{define "content"}}` + content + `{{end}}`)
-	if err != nil {
-		return fail("layout.html", err)
-	}
-	// Parsed as text first: the checker wants the trees without the escapers.
-	t, err := texttemplate.New("html").Funcs(textFuncs(locale)).Parse(htmlSource)
-	if err != nil {
-		return fail(htmlFile, err)
-	}
-	trees := treesOf(t)
-	if err := checkTypes(trees, "html", data); err != nil {
-		return fail(htmlFile, err)
-	}
-	decideLanguage(t.Root, language(locale))
-	set := htmltemplate.New("").Option("missingkey=error").Funcs(htmlFuncs(locale))
-	for name, tree := range trees {
-		if _, err := set.AddParseTree(name, tree); err != nil {
-			return fail(htmlFile, err)
-		}
-	}
-	c.html = set.Lookup("html")
-	return c, nil
-}
-
-// decideLanguage decides {{if eq .Language "de"}} when a kind is defined, since
-// each locale has templates of its own: a call takes as long as much text. Where
-// the dot may be another one, nothing is decided.
-func decideLanguage(list *parse.ListNode, language string) {
-	if list == nil {
-		return
-	}
-	nodes := make([]parse.Node, 0, len(list.Nodes))
-	for _, n := range list.Nodes {
-		branch, ok := n.(*parse.IfNode)
-		if !ok {
-			nodes = append(nodes, n)
-			continue
-		}
-		decideLanguage(branch.List, language)
-		decideLanguage(branch.ElseList, language)
-		quoted, ok := strings.CutPrefix(branch.Pipe.String(), "eq .Language ")
-		asked, err := strconv.Unquote(quoted)
-		switch {
-		case !ok || err != nil:
-			nodes = append(nodes, n)
-		case asked == language:
-			nodes = append(nodes, branch.List.Nodes...)
-		case branch.ElseList != nil:
-			nodes = append(nodes, branch.ElseList.Nodes...)
-		}
-	}
-	list.Nodes = nodes
-}
-
-func treesOf(t *texttemplate.Template) map[string]*parse.Tree {
-	trees := map[string]*parse.Tree{}
-	for _, one := range t.Templates() {
-		trees[one.Name()] = one.Tree
-	}
-	return trees
-}
-
 var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-// render applies a kind's templates.
-func (d *definition) render(v *view) (Rendered, error) {
-	c := d.compiled[v.Locale]
+// render applies the templates, and completes v with what is rendered first.
+func (c *compiled) render(v *view) (Rendered, error) {
 	buf := buffers.Get().(*bytes.Buffer)
 	defer buffers.Put(buf)
 	run := func(execute func() error) (string, error) {
 		buf.Reset()
 		if err := execute(); err != nil {
 			// The error of a template can quote a value; its place is enough.
-			return "", &DefinitionError{Kind: d.name, Reason: "a template failed on its variables" + place(err)}
+			return "", &DefinitionError{Kind: c.kind, Reason: "a template failed on its variables" + place(err)}
 		}
 		return buf.String(), nil
 	}

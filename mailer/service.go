@@ -103,6 +103,7 @@ type Service struct {
 	transport Transport
 	cfg       Config
 	kinds     map[string]*definition
+	templates map[*definition]map[string]*compiled // by locale
 	keys      keys
 	log       *slog.Logger
 	pacer     *pacer
@@ -130,7 +131,8 @@ func New(store Store, transport Transport, cfg Config) (*Service, error) {
 	if err := errors.Join(cfg.Brand.check(), cfg.DKIM.check()); err != nil {
 		return nil, err
 	}
-	s := &Service{store: store, transport: transport, kinds: make(map[string]*definition, len(cfg.Kinds)), log: cfg.Logger}
+	s := &Service{store: store, transport: transport, kinds: make(map[string]*definition, len(cfg.Kinds)),
+		templates: make(map[*definition]map[string]*compiled, len(cfg.Kinds)), log: cfg.Logger}
 	for _, k := range cfg.Kinds {
 		def := k.definition()
 		if _, dup := s.kinds[def.name]; dup {
@@ -167,6 +169,14 @@ func New(store Store, transport Transport, cfg Config) (*Service, error) {
 	var err error
 	if s.keys, err = deriveKeys(cfg.Secret); err != nil {
 		return nil, err
+	}
+	for _, def := range s.kinds {
+		s.templates[def] = make(map[string]*compiled, len(def.locales))
+		for _, locale := range def.locales {
+			if s.templates[def][locale], err = def.parsed[locale].compile(&cfg.Brand); err != nil {
+				return nil, err
+			}
+		}
 	}
 	s.cfg = cfg
 	s.pacer = newPacer(cfg.DomainPerMinute, cfg.Now)
@@ -338,7 +348,7 @@ func (s *Service) message(m Mail, data any, def *definition) (*Message, error) {
 		v.Unsubscribe = s.cfg.PublicURL + "/" + s.token(m.AddressHash, m.Stream)
 		msg.ListUnsubscribe, msg.ListUnsubscribeMailto = v.Unsubscribe, s.cfg.UnsubscribeMailto
 	}
-	r, err := def.render(v)
+	r, err := s.templates[def][v.Locale].render(v)
 	if err != nil {
 		return nil, err
 	}
