@@ -122,11 +122,15 @@ func (k *Kind[T]) prepare(s *Service, to To, key string, opts []Option) (Enqueue
 	if reason := checkText(o.topic); reason != "" || len(o.topic) > 200 {
 		return Enqueue{}, fmt.Errorf("%w: the topic has a control character or more than 200 octets", ErrConfig)
 	}
+	zone := to.TimeZone
+	if _, ok := s.zones.find(zone); !ok {
+		zone = ""
+	}
 	now := s.now()
 	m := Mail{
 		KeyHash: s.keys.idempotency.sum(def.name, key)[:16], Kind: def.name, Stream: def.stream,
 		Class: def.class, Account: to.Account, Topic: o.topic, Email: addr.Email, Name: NeutralName(to.Name),
-		Locale: safeLocale(to.Locale), TimeZone: safeZone(to.TimeZone), Domain: addr.Domain(),
+		Locale: safeLocale(to.Locale), TimeZone: zone, Domain: addr.Domain(),
 		AddressHash: s.hashAddress(addr.Email), CreatedAt: now, RunAt: now.Add(def.coalesce),
 		Guarded: def.onAmbiguous == Hold,
 	}
@@ -134,7 +138,7 @@ func (k *Kind[T]) prepare(s *Service, to To, key string, opts []Option) (Enqueue
 		m.RunAt = later(m.RunAt, o.at.UTC().Truncate(time.Microsecond))
 	}
 	if def.class == Lifecycle {
-		m.RunAt = def.quiet.open(m.RunAt, m.TimeZone)
+		m.RunAt = def.quiet.open(m.RunAt, s.zones, zone)
 	}
 	m.ExpiresAt = m.RunAt.Add(def.ttl)
 	if !o.until.IsZero() {
@@ -166,13 +170,6 @@ func safeLocale(s string) string {
 		return s
 	}
 	return ""
-}
-
-func safeZone(s string) string {
-	if _, err := time.LoadLocation(s); err != nil || len(s) > 60 || s == "Local" {
-		return ""
-	}
-	return s
 }
 
 // Send sends a mail at once, without the outbox: there is no second attempt

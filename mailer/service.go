@@ -105,6 +105,7 @@ type Service struct {
 	kinds     map[string]*definition
 	templates map[*definition]map[string]*compiled // by locale
 	keys      keys
+	zones     *zones
 	log       *slog.Logger
 	pacer     *pacer
 }
@@ -132,7 +133,7 @@ func New(store Store, transport Transport, cfg Config) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{store: store, transport: transport, kinds: make(map[string]*definition, len(cfg.Kinds)),
-		templates: make(map[*definition]map[string]*compiled, len(cfg.Kinds)), log: cfg.Logger}
+		templates: make(map[*definition]map[string]*compiled, len(cfg.Kinds)), zones: new(zones), log: cfg.Logger}
 	for _, k := range cfg.Kinds {
 		def := k.definition()
 		if _, dup := s.kinds[def.name]; dup {
