@@ -47,12 +47,11 @@ const (
 //   - the time of the last event since the day began: its milliseconds times
 //     two, or its microseconds times two plus 1
 //
-// All numbers are uvarints. Its quarters of an hour are written alike, with
-// quarters instead of days.
-func encodeTotals(month time.Time, g grain, totals []total) ([]byte, error) {
+// All numbers are uvarints. The quarters of an hour of a day are written alike,
+// with a day instead of the month, which begins at first.
+func encodeTotals(first int64, g grain, totals []total) ([]byte, error) {
 	buf := []byte{} // nil would be null
-	first, scale := month.Unix(), int16(0)
-	before := first
+	before, scale := first, int16(0)
 	for i := range totals {
 		d := &totals[i]
 		since := d.from - before
@@ -97,11 +96,10 @@ func encodeTotals(month time.Time, g grain, totals []total) ([]byte, error) {
 
 var errMonth = errors.New("usagepg: a month's totals are damaged")
 
-// decodeTotals calls f with a month's totals, ascending. What f is given is
-// only valid until it returns.
-func decodeTotals(month time.Time, g grain, data []byte, f func(*total) error) error {
+// decodeTotals calls f with what encodeTotals was given. What f is given is only
+// valid until it returns.
+func decodeTotals(first int64, g grain, data []byte, f func(*total) error) error {
 	r := blockReader{rest: data}
-	first := month.Unix()
 	d := total{from: first}
 	for n := 0; len(r.rest) > 0; n++ {
 		head := r.uvarint()
@@ -151,10 +149,15 @@ func decodeTotals(month time.Time, g grain, data []byte, f func(*total) error) e
 }
 
 // encodeMonth divides a month's quarters, ascending, into its days and what
-// isn't said by them: a day whose events lie in one quarter has no quarters, as
-// its last event tells which one it is.
+// isn't said by them. For each day that has several, that is: the days since the
+// one before, the first's since the month began; the length of its quarters; and
+// these. A day whose events lie in one quarter has none, as its last event tells
+// which one it is.
 func encodeMonth(month time.Time, quarters []total) (days, rest []byte, err error) {
-	var all, several []total
+	var all []total
+	first := month.Unix()
+	before := first
+	rest = []byte{} // nil would be null
 	for len(quarters) > 0 {
 		sum := quarters[0]
 		sum.from = sum.day()
@@ -165,30 +168,34 @@ func encodeMonth(month time.Time, quarters []total) (days, rest []byte, err erro
 			}
 		}
 		if all = append(all, sum); n > 1 {
-			several = append(several, quarters[:n]...)
+			part, err := encodeTotals(sum.from, byQuarter, quarters[:n])
+			if err != nil {
+				return nil, nil, err
+			}
+			rest = binary.AppendUvarint(rest, uint64((sum.from-before)/daySeconds))
+			rest = append(binary.AppendUvarint(rest, uint64(len(part))), part...)
+			before = sum.from
 		}
 		quarters = quarters[n:]
 	}
-	if days, err = encodeTotals(month, byDay, all); err != nil {
-		return nil, nil, err
-	}
-	rest, err = encodeTotals(month, byQuarter, several)
+	days, err = encodeTotals(first, byDay, all)
 	return days, rest, err
 }
 
 // decodeMonth calls f with the totals of a month: with the days, but with the
-// quarters of those that cut tells, given when they begin. Without any of these,
-// quarters isn't looked at. What f is given is only valid until it returns.
+// quarters of those that cut tells, given when they begin. Other quarters aren't
+// looked at. What f is given is only valid until it returns.
 func decodeMonth(month time.Time, days, quarters []byte, cut func(day int64) bool, f func(*total) error) error {
+	first := month.Unix()
 	var alone []total // the days to be cut, until there are quarters of them
-	err := decodeTotals(month, byDay, days, func(d *total) error {
+	err := decodeTotals(first, byDay, days, func(d *total) error {
 		if cut(d.from) {
 			alone = append(alone, *d)
 			return nil
 		}
 		return f(d)
 	})
-	if err != nil || len(alone) == 0 {
+	if err != nil {
 		return err
 	}
 	oneQuarter := func(before int64) error {
@@ -200,28 +207,33 @@ func decodeMonth(month time.Time, days, quarters []byte, cut func(day int64) boo
 		}
 		return nil
 	}
-	wanted, until := false, int64(math.MinInt64) // of the day whose quarters come
-	err = decodeTotals(month, byQuarter, quarters, func(d *total) error {
-		if d.from >= until {
-			at := d.day()
-			if err := oneQuarter(at); err != nil {
-				return err
-			}
-			wanted, until = cut(at), at+daySeconds
-			if wanted && (len(alone) == 0 || alone[0].from != at) {
-				return errMonth // quarters of no day
-			}
-			if wanted {
-				alone = alone[1:]
-			}
+	r := blockReader{rest: quarters}
+	at := first
+	for n := 0; len(alone) > 0 && len(r.rest) > 0; n++ {
+		since := r.uvarint()
+		part := r.take(r.uvarint())
+		if r.bad || since >= uint64(longest/daySeconds) || n > 0 && since == 0 {
+			return errMonth
 		}
-		if !wanted {
-			return nil
+		if at += int64(since) * daySeconds; !cut(at) {
+			continue
 		}
-		return f(d)
-	})
-	if err != nil {
-		return err
+		if err := oneQuarter(at); err != nil {
+			return err
+		}
+		if len(alone) == 0 || alone[0].from != at {
+			return errMonth // quarters of no day
+		}
+		alone = alone[1:]
+		err := decodeTotals(at, byQuarter, part, func(d *total) error {
+			if d.from >= at+daySeconds {
+				return errMonth
+			}
+			return f(d)
+		})
+		if err != nil {
+			return err
+		}
 	}
 	return oneQuarter(math.MaxInt64)
 }

@@ -246,7 +246,7 @@ func scanMonths(rows pgx.Rows, f, days func(monthKey, *total) error) error {
 	var daily, quarters []byte
 	_, err := pgx.ForEachRow(rows, []any{&k.account, &k.meter, &k.figure, &k.dim, &month, &daily, &quarters}, func() error {
 		if days != nil {
-			if err := decodeTotals(month, byDay, daily, func(d *total) error { return days(k, d) }); err != nil {
+			if err := decodeTotals(month.Unix(), byDay, daily, func(d *total) error { return days(k, d) }); err != nil {
 				return err
 			}
 		}

@@ -2,10 +2,11 @@
 // extensions.
 //
 // Events lie in monthly partitions that are made when they are needed and
-// dropped as a whole. What Aggregate reads, an account's days and the platform's
-// quarters of an hour, is written in the same commit as the event. Maintain folds
-// days that are over into a row a month, and packs the events of a month that is
-// long over: call it daily.
+// dropped as a whole. What Aggregate reads, an account's and the platform's
+// quarters of an hour, is written in the same commit as the event: a quarter fits
+// the days and hours of every time zone of today. Maintain folds days that are
+// over into a row a month, and packs the events of a month that is long over: call
+// it daily.
 //
 // On a pool, callers of Apply who wait at the same time share a transaction:
 // one lock, one write and one flush to disk for all of them, in the order in
@@ -55,8 +56,8 @@ type Config struct {
 	// PackAfter is how long after its end Maintain packs a month's events: a
 	// sixth of the room, still counted, exported and erased as ever, but not
 	// for SQL of one's own. 40 days when zero, and at least a day; never when
-	// negative. Questions that days and quarters of an hour can't answer take
-	// longer over packed events.
+	// negative. Questions that quarters of an hour can't answer take longer over
+	// packed events.
 	PackAfter time.Duration
 	// Timeout bounds a shared transaction, which no single caller's context
 	// ends: 10 seconds when zero.
