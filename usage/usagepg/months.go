@@ -217,38 +217,63 @@ func (r *rollups) insertQuarters(ctx context.Context, tx pgx.Tx) error {
 	return tx.SendBatch(ctx, b).Close()
 }
 
-const takeMonths = `delete from usage_months where account = $1 returning account, meter, figure, dim, month, days, quarters`
+const takeMonths = `
+with gone as (
+	delete from usage_months where account = $1 returning meter, figure, dim, month, days, quarters
+)
+select * from gone order by meter, figure, dim, month`
 
 // unfold makes the account's months nameless quarters again, of which there may
-// be some. They are folded with the next round.
+// be some. They are folded with the next round. What they were is small, what
+// they become is not: it is written in parts, in the order that keeps two
+// erasures from locking the nameless rows crosswise.
 func unfold(ctx context.Context, tx pgx.Tx, account string) error {
 	rows, err := tx.Query(ctx, takeMonths, account)
 	if err != nil {
 		return err
 	}
-	all := newRollups(0)
-	err = scanMonths(rows, func(k monthKey, d *total) error {
-		k.account = ""
-		all.put(k, d)
-		return nil
-	}, nil)
+	type folded struct {
+		meter, figure, dim string
+		month              time.Time
+		days, quarters     []byte
+	}
+	months, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (m folded, err error) {
+		err = row.Scan(&m.meter, &m.figure, &m.dim, &m.month, &m.days, &m.quarters)
+		return m, err
+	})
 	if err != nil {
 		return err
 	}
-	return all.insertQuarters(ctx, tx)
+	part := newRollups(0)
+	for i, m := range months {
+		k := monthKey{meter: m.meter, figure: m.figure, dim: m.dim}
+		err := decodeMonth(m.month, m.days, m.quarters, always, func(d *total) error {
+			part.put(k, d)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		if len(part.quarters.list) < foldBatch && i < len(months)-1 {
+			continue
+		}
+		if err := part.insertQuarters(ctx, tx); err != nil {
+			return err
+		}
+		part = newRollups(0)
+	}
+	return nil
 }
 
 // scanMonths calls f with the quarters of rows of usage_months, and days with
-// their days, unless it is nil.
+// their days.
 func scanMonths(rows pgx.Rows, f, days func(monthKey, *total) error) error {
 	var k monthKey
 	var month time.Time
 	var daily, quarters []byte
 	_, err := pgx.ForEachRow(rows, []any{&k.account, &k.meter, &k.figure, &k.dim, &month, &daily, &quarters}, func() error {
-		if days != nil {
-			if err := decodeTotals(month.Unix(), byDay, daily, func(d *total) error { return days(k, d) }); err != nil {
-				return err
-			}
+		if err := decodeTotals(month.Unix(), byDay, daily, func(d *total) error { return days(k, d) }); err != nil {
+			return err
 		}
 		return decodeMonth(month, daily, quarters, always, func(d *total) error { return f(k, d) })
 	})

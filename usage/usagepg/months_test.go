@@ -101,6 +101,38 @@ func TestFoldingChangesNoAnswer(t *testing.T) {
 	require.ErrorContains(t, err, "damaged")
 }
 
+// A long history, of more quarters than are written at a time, becomes nameless
+// without a loss.
+func TestALongHistoryIsErased(t *testing.T) {
+	ctx := t.Context()
+	pool, store, svc := packing(t, usagepg.Config{PackAfter: -1})
+	const quarters = 24_000
+	from := june.AddDate(0, 0, -1).Truncate(24 * time.Hour).Add(-quarters * 15 * time.Minute)
+	for part := range slices.Chunk(make([]usage.Event, quarters), 1000) {
+		for i := range part {
+			part[i] = usage.Event{Account: "long", Meter: "bytes", Value: int64(i), Time: from}
+			from = from.Add(15 * time.Minute)
+		}
+		_, err := svc.RecordBatch(ctx, part)
+		require.NoError(t, err)
+	}
+	require.NoError(t, store.Maintain(ctx, june))
+	require.Zero(t, count(t, pool, "usage_quarters"))
+	q := usage.Query{Meter: "bytes", From: june.AddDate(-1, 0, 0), To: june}
+	before, err := svc.Summary(ctx, q)
+	require.NoError(t, err)
+	_, err = store.EraseSubject(ctx, "long")
+	require.NoError(t, err)
+	require.Zero(t, count(t, pool, "usage_months"))
+	require.Equal(t, quarters, count(t, pool, "usage_quarters where account = ''"))
+	require.NoError(t, store.Maintain(ctx, june))
+	require.Zero(t, count(t, pool, "usage_quarters"))
+	audited(t, svc)
+	after, err := svc.Summary(ctx, q)
+	require.NoError(t, err)
+	require.Equal(t, before, after)
+}
+
 // Days that are young stay as they are.
 func TestRecentDaysAreNotFolded(t *testing.T) {
 	ctx := t.Context()

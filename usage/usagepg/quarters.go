@@ -116,3 +116,55 @@ func (r *totalReader) within(d *total) error {
 	}
 	return nil
 }
+
+// foldTotals adds what rollups have. Totals of one span mostly come after each
+// other: they are added up before they are put to the others.
+func (s *Store) foldTotals(ctx context.Context, f *folder, whole []span) error {
+	var run struct {
+		sums
+		account, dim string
+		point        point
+		from, to     int64 // Unix seconds: totals from here on, and before, are in the span
+	}
+	flush := func() error {
+		if run.cnt == 0 {
+			return nil
+		}
+		return f.at(run.point).Merge(run.stats())
+	}
+	err := s.eachTotal(ctx, f.sel, whole, func(account, dim string, d *total) error {
+		d.scale = 0 // the selection has one
+		if d.from >= run.from && d.from < run.to && dim == run.dim && account == run.account && run.merge(&d.sums) {
+			return nil
+		}
+		if err := flush(); err != nil {
+			return err
+		}
+		run.cnt, run.to = 0, 0
+		n, ok := f.spanAt(time.Unix(d.from, 0))
+		if !ok {
+			return nil
+		}
+		run.sums, run.account, run.dim = d.sums, account, dim
+		// No bound is inside of what a total covers.
+		run.from, run.to = ceil(f.sel.Bounds[n]), ceil(f.sel.Bounds[n+1])
+		run.point = point{span: n, group: f.group(dim)}
+		if f.byAccount {
+			run.point.account = account
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return flush()
+}
+
+// ceil returns the first Unix second that isn't before a time.
+func ceil(t time.Time) int64 {
+	s := t.Unix()
+	if t.Nanosecond() > 0 {
+		s++
+	}
+	return s
+}
