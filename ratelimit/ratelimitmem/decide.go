@@ -19,12 +19,13 @@ type decider struct {
 	rules   [ratelimit.MaxWindows]rule
 }
 
-// The plans that nearly everybody has are decided in a short way, and by a
-// decider in all else.
-type (
-	bucket struct{ decider } // one bucket that refuses, in an entry's first word
-	pair   struct{ decider } // a bucket and a period that refuse, in its first two words
-)
+// plain decides by the plans that nearly everybody has, in a short way: a bucket
+// that refuses, in an entry's first word, alone or with a period that refuses, in
+// its second. In all else it is a decider.
+type plain struct {
+	decider
+	pair bool
+}
 
 // shortest returns the decider with the shortest way.
 func (d *decider) shortest() ratelimit.Decider {
@@ -33,54 +34,93 @@ func (d *decider) shortest() ratelimit.Decider {
 	case d.shadow != 0 || first.kind != ratelimit.Bucket || first.offset != 0:
 		return d
 	case d.n == 1:
-		return &bucket{*d}
+		return &plain{decider: *d}
 	case d.n == 2 && second.kind == ratelimit.Period && second.offset == 1:
-		return &pair{*d}
+		return &plain{decider: *d, pair: true}
 	}
 	return d
 }
 
 // Decide implements ratelimit.Decider. It waits for nothing that the context
 // could end.
-func (d *decider) Decide(_ context.Context, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
-	return d.decide(&req, d.secret.hash(req.Key), d.clock.now())
+func (d *decider) Decide(_ context.Context, op ratelimit.Op, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
+	return d.decide(op, req, d.secret.hash(req.Key), d.clock.now())
 }
 
-func (d *bucket) Decide(_ context.Context, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
-	h := d.secret.hash(req.Key)
+// Decide is written for a processor that has a line of memory to wait for: it
+// goes on meanwhile, into the next decisions, for as many instructions as it can
+// keep, and until it has guessed a branch wrong. So this has few of both, and
+// calls nothing on its way to a plain yes.
+func (d *plain) Decide(_ context.Context, op ratelimit.Op, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
+	var h uint64
+	if n := len(req.Key); n >= 8 && n <= 16 {
+		h = d.secret.mix(load8(req.Key, 0), load8(req.Key, n-8), d.secret[1], n)
+	} else {
+		h = d.secret.hash(req.Key)
+	}
+	t := d.scope.tables[h%shards].Load()
+	s := t.at(t.home(h))
 	now := d.clock.now()
-	if req.Op != ratelimit.Adjust {
-		if debt, wait, ok := d.swap(h, req.Cost, req.Op, now); ok {
+	if op != ratelimit.Take {
+		return d.decide(op, req, h, now)
+	}
+	if s.hash() != h {
+		var ok bool
+		if s, ok = t.find(h); !ok {
+			return d.decide(op, req, h, now)
+		}
+	}
+	r, w := &d.rules[0], atomic.LoadUint64(&s[1])
+	if w&locked != 0 || req.Cost > r.limit {
+		return d.decide(op, req, h, now)
+	}
+	debt := max(int64(w>>1)-now, 0)
+	after := debt + req.Cost*r.interval
+	switch {
+	case after > r.burst:
+		if !d.pair && debt <= 2*r.burst { // else the clock has stepped back
 			out := ratelimit.Outcome{Now: now}
-			if wait != 0 {
-				return refused(out, wait), ratelimit.UsedOf(debt, 0), nil
-			}
+			out.SetOver(0, false, after-r.burst)
 			return out, ratelimit.UsedOf(debt, 0), nil
 		}
-	}
-	return d.decide(&req, h, now)
-}
-
-func refused(out ratelimit.Outcome, wait int64) ratelimit.Outcome {
-	out.SetOver(0, false, wait)
-	return out
-}
-
-func (d *pair) Decide(_ context.Context, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
-	h := d.secret.hash(req.Key)
-	now := d.clock.now()
-	if req.Op == ratelimit.Take {
-		if debt, count, ok := d.take(h, req.Cost, req.Spans, now); ok {
-			return ratelimit.Outcome{Now: now}, ratelimit.UsedOf(debt, count), nil
+	case d.pair:
+		if count, ok := d.take(t, s, w, now+after, req.Cost, req.Spans, now); ok {
+			return ratelimit.Outcome{Now: now}, ratelimit.UsedOf(after, count), nil
 		}
+	case atomic.CompareAndSwapUint64(&s[1], w, uint64(now+after)<<1):
+		// The state is one word, so the swap is the whole step.
+		return ratelimit.Outcome{Now: now}, ratelimit.UsedOf(after, 0), nil
 	}
-	return d.decide(&req, h, now)
+	return d.decide(op, req, h, now)
+}
+
+// take charges a bucket, by the instant until when it is in debt then, and a
+// period when that has room, too. It reports false, having done nothing, when
+// it has none, or somebody else was at the entry, or something is to be mended.
+func (d *plain) take(t *table, s *slot, first uint64, until, cost int64, spans *ratelimit.Spans, now int64) (count int64, ok bool) {
+	span := &spans[1]
+	if now < span.From || now >= span.To || t.words() < 2 || !atomic.CompareAndSwapUint64(&s[1], first, first|locked) {
+		return 0, false
+	}
+	w, to := s.pair(), packEnd(span.To)
+	count, end := int64(w[1]&countMask32), w[1]>>32
+	if end != to && unpackEnd(end) <= now {
+		count, end = 0, to
+	}
+	if end > to || count+cost > d.rules[1].limit {
+		unlock(&w[0], first)
+		return 0, false
+	}
+	count += cost
+	w[1] = to<<32 | uint64(count)
+	unlock(&w[0], uint64(until)<<1)
+	return count, true
 }
 
 // decide is Decide for every plan, key and operation.
-func (d *decider) decide(req *ratelimit.Request, h uint64, now int64) (out ratelimit.Outcome, used ratelimit.Used, err error) {
+func (d *decider) decide(op ratelimit.Op, req ratelimit.Request, h uint64, now int64) (out ratelimit.Outcome, used ratelimit.Used, err error) {
 	out.Now = now
-	if d.periods && req.Op != ratelimit.Adjust && d.stale(req.Spans, now) {
+	if d.periods && op != ratelimit.Adjust && d.stale(req.Spans, now) {
 		out.SetStale()
 		return out, used, nil
 	}
@@ -88,10 +128,10 @@ func (d *decider) decide(req *ratelimit.Request, h uint64, now int64) (out ratel
 		t := d.scope.tables[h%shards].Load()
 		slot, ok := t.find(h)
 		if !ok || t.words() < d.words {
-			if h = d.miss(t, h, req, now, !ok); h == 0 {
+			if h = d.miss(t, h, op, req.Cost, now, !ok); h == 0 {
 				// Nothing is known and nothing will be: answer from a blank.
 				var blank [maxWords]uint64
-				d.apply(&entry{words: blank[:]}, req, now, &out, &used)
+				d.apply(&entry{words: blank[:]}, op, &req, now, &out, &used)
 				return out, used, nil
 			}
 			continue
@@ -103,50 +143,15 @@ func (d *decider) decide(req *ratelimit.Request, h uint64, now int64) (out ratel
 			continue
 		}
 		e := entry{words: words, first: first}
-		d.apply(&e, req, now, &out, &used)
+		d.apply(&e, op, &req, now, &out, &used)
 		unlock(&words[0], e.first)
 		return out, used, nil
 	}
 }
 
-// take charges both windows when both have room, and returns what of each is
-// used then. It reports false, having done nothing, when one has none, or the
-// entry isn't there and free, or something is to be mended.
-func (d *pair) take(h uint64, cost int64, spans *ratelimit.Spans, now int64) (debt, count int64, ok bool) {
-	rate, span := &d.rules[0], &spans[1]
-	if now < span.From || now >= span.To || cost > rate.limit {
-		return 0, 0, false
-	}
-	t := d.scope.tables[h%shards].Load()
-	slot, ok := t.find(h)
-	if !ok || t.words() < 2 {
-		return 0, 0, false
-	}
-	w := slot.pair()
-	add, to := cost*rate.interval, packEnd(span.To)
-	first := atomic.LoadUint64(&w[0])
-	if first&locked != 0 || !atomic.CompareAndSwapUint64(&w[0], first, first|locked) {
-		return 0, 0, false
-	}
-	count, end := int64(w[1]&countMask32), w[1]>>32
-	if end != to && unpackEnd(end) <= now {
-		count, end = 0, to
-	}
-	debt = max(int64(first>>1)-now, 0)
-	if end > to || debt > 2*rate.burst || debt+add > rate.burst || count+cost > d.rules[1].limit {
-		unlock(&w[0], first)
-		return 0, 0, false
-	}
-	debt += add
-	count += cost
-	w[1] = to<<32 | uint64(count)
-	unlock(&w[0], uint64(now+debt)<<1)
-	return debt, count, true
-}
-
 // miss makes room for an entry that was not found or is too narrow, and
 // returns the hash to look for; 0 when it isn't worth an entry.
-func (d *decider) miss(t *table, h uint64, req *ratelimit.Request, now int64, absent bool) uint64 {
+func (d *decider) miss(t *table, h uint64, op ratelimit.Op, cost, now int64, absent bool) uint64 {
 	if t.words() < d.words {
 		d.scope.widen(h, d.words, now)
 		return h
@@ -154,7 +159,7 @@ func (d *decider) miss(t *table, h uint64, req *ratelimit.Request, now int64, ab
 	if !absent {
 		return h
 	}
-	if req.Op == ratelimit.Peek || req.Cost < 0 {
+	if op == ratelimit.Peek || cost < 0 {
 		return 0
 	}
 	if !d.scope.insert(h, now, false) {
@@ -163,35 +168,6 @@ func (d *decider) miss(t *table, h uint64, req *ratelimit.Request, now int64, ab
 		d.scope.insert(h, now, true)
 	}
 	return h
-}
-
-// swap decides without taking the lock: the state is one word, so that a
-// compare and swap is the whole step. It returns the debt afterwards and how
-// long to wait, 0 for no time. It reports false, having done nothing, when the
-// entry isn't there, somebody else was at it, or the clock has stepped back.
-func (d *bucket) swap(h uint64, cost int64, op ratelimit.Op, now int64) (debt, wait int64, ok bool) {
-	t := d.scope.tables[h%shards].Load()
-	slot, ok := t.find(h)
-	if !ok {
-		return 0, 0, false
-	}
-	r, first := &d.rules[0], &slot[1]
-	w := atomic.LoadUint64(first)
-	debt = max(int64(w>>1)-now, 0)
-	if w&locked != 0 || debt > 2*r.burst {
-		return 0, 0, false
-	}
-	if cost > r.limit {
-		return debt, ratelimit.WaitForever, true
-	}
-	after := debt + cost*r.interval
-	if after > r.burst {
-		return debt, after - r.burst, true
-	}
-	if op == ratelimit.Peek {
-		return debt, 0, true
-	}
-	return after, 0, atomic.CompareAndSwapUint64(first, w, uint64(now+after)<<1)
 }
 
 func (d *decider) stale(spans *ratelimit.Spans, now int64) bool {
@@ -205,8 +181,8 @@ func (d *decider) stale(spans *ratelimit.Spans, now int64) bool {
 
 // apply performs a request on an entry that the caller has to itself: first
 // every window is asked, then all or none are charged.
-func (d *decider) apply(e *entry, req *ratelimit.Request, now int64, out *ratelimit.Outcome, levels *ratelimit.Used) {
-	if req.Op == ratelimit.Adjust {
+func (d *decider) apply(e *entry, op ratelimit.Op, req *ratelimit.Request, now int64, out *ratelimit.Outcome, levels *ratelimit.Used) {
+	if op == ratelimit.Adjust {
 		d.adjust(e, req, now, levels)
 		return
 	}
@@ -257,7 +233,7 @@ func (d *decider) apply(e *entry, req *ratelimit.Request, now int64, out *rateli
 			over |= 1 << i
 		}
 	}
-	charge := req.Op == ratelimit.Take && over&^d.shadow == 0
+	charge := op == ratelimit.Take && over&^d.shadow == 0
 	for i := range d.rules[:d.n] {
 		if charge && over&(1<<i) == 0 {
 			r := &d.rules[i]

@@ -75,7 +75,7 @@ func TestEveryKeyGetsExactlyItsLimitWhileTablesGrow(t *testing.T) {
 						switch {
 						case err != nil:
 							failed.Add(1)
-						case d.Allowed:
+						case d.Allowed():
 							admitted[k].Add(1)
 						}
 					}
@@ -107,7 +107,7 @@ func TestOneKeyUnderFire(t *testing.T) {
 						t.Error(err)
 						return
 					}
-					if !d.Allowed {
+					if !d.Allowed() {
 						continue
 					}
 					net.Add(1)
@@ -154,13 +154,13 @@ func TestTheBoundNeverForgetsALimitedKey(t *testing.T) {
 	for range 3 {
 		d, err := l.Allow(context.Background(), "limited", p, 1)
 		require.NoError(t, err)
-		require.True(t, d.Allowed)
+		require.True(t, d.Allowed())
 	}
 	admitted := 0
 	for i := range 50_000 {
 		d, err := l.Allow(context.Background(), fmt.Sprint("attacker-", i), p, 1)
 		require.NoError(t, err)
-		if d.Allowed {
+		if d.Allowed() {
 			admitted++
 		}
 	}
@@ -169,7 +169,7 @@ func TestTheBoundNeverForgetsALimitedKey(t *testing.T) {
 	require.LessOrEqual(t, admitted, 4096+3*256, "those beyond the bound share 256 entries")
 	d, err := l.Allow(context.Background(), "limited", p, 1)
 	require.NoError(t, err)
-	require.False(t, d.Allowed)
+	require.False(t, d.Allowed())
 }
 
 // The figures of the package's documentation.

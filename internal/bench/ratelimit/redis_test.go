@@ -56,7 +56,7 @@ func oursRedis(client redis.UniversalClient, prefix string, windows ...ratelimit
 	l := must(ratelimit.New(store, ratelimit.Config{}))
 	plan := must(ratelimit.NewPlan("p", windows...))
 	return func(key string) {
-		if d, err := l.Allow(context.Background(), key, plan, 1); err != nil || !d.Allowed {
+		if d, err := l.Allow(context.Background(), key, plan, 1); err != nil || !d.Allowed() {
 			panic(fmt.Sprint("refused: ", err))
 		}
 	}
