@@ -48,73 +48,86 @@ func (d *decider) Decide(_ context.Context, op ratelimit.Op, req ratelimit.Reque
 }
 
 // Decide is written for a processor that has a line of memory to wait for: it
-// goes on meanwhile, into the next decisions, for as many instructions as it can
-// keep, and until it has guessed a branch wrong. So this has few of both, and
-// calls nothing on its way to a plain yes.
+// goes on meanwhile, into the next decisions, as far as it can keep instructions
+// and stores, and until a branch was guessed wrong. So Decide and charge have few
+// of all three on the way to a plain yes: what is rare is a call at the end, for
+// which nothing is saved. The slot is found by a branch, because the processor
+// looks no further while it doesn't know where it writes to.
 func (d *plain) Decide(_ context.Context, op ratelimit.Op, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
-	var h uint64
-	if n := len(req.Key); n >= 8 && n <= 16 {
-		h = d.secret.mix(load8(req.Key, 0), load8(req.Key, n-8), d.secret[1], n)
-	} else {
-		h = d.secret.hash(req.Key)
+	n, now := len(req.Key), d.clock.tick.Load()
+	if n < 8 || n > 16 || now == 0 {
+		return d.search(op, req)
 	}
+	h := d.secret.mix(load8(req.Key, 0), load8(req.Key, n-8), d.secret[1], n)
 	t := d.scope.tables[h%shards].Load()
 	s := t.at(t.home(h))
-	now := d.clock.now()
-	if op != ratelimit.Take {
-		return d.decide(op, req, h, now)
-	}
 	if s.hash() != h {
 		var ok bool
 		if s, ok = t.find(h); !ok {
 			return d.decide(op, req, h, now)
 		}
 	}
+	return d.charge(op, req, h, now, s)
+}
+
+// search is Decide for keys of every length and for every clock.
+func (d *plain) search(op ratelimit.Op, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
+	h := d.secret.hash(req.Key)
+	s, ok := d.scope.tables[h%shards].Load().find(h)
+	if now := d.clock.now(); ok {
+		return d.charge(op, req, h, now, s)
+	} else {
+		return d.decide(op, req, h, now)
+	}
+}
+
+// charge takes from an entry with one window.
+func (d *plain) charge(op ratelimit.Op, req ratelimit.Request, h uint64, now int64, s *slot) (ratelimit.Outcome, ratelimit.Used, error) {
+	if d.pair {
+		return d.chargeBoth(op, req, h, now, s)
+	}
 	r, w := &d.rules[0], atomic.LoadUint64(&s[1])
-	if w&locked != 0 || req.Cost > r.limit {
+	if w&locked != 0 || req.Cost > r.limit || op != ratelimit.Take {
 		return d.decide(op, req, h, now)
 	}
 	debt := max(int64(w>>1)-now, 0)
 	after := debt + req.Cost*r.interval
-	switch {
-	case after > r.burst:
-		if !d.pair && debt <= 2*r.burst { // else the clock has stepped back
-			out := ratelimit.Outcome{Now: now}
-			out.SetOver(0, false, after-r.burst)
-			return out, ratelimit.UsedOf(debt, 0), nil
-		}
-	case d.pair:
-		if count, ok := d.take(t, s, w, now+after, req.Cost, req.Spans, now); ok {
-			return ratelimit.Outcome{Now: now}, ratelimit.UsedOf(after, count), nil
-		}
-	case atomic.CompareAndSwapUint64(&s[1], w, uint64(now+after)<<1):
-		// The state is one word, so the swap is the whole step.
-		return ratelimit.Outcome{Now: now}, ratelimit.UsedOf(after, 0), nil
+	if after > r.burst && debt <= 2*r.burst { // beyond, the clock has stepped back
+		out := ratelimit.Outcome{Now: now}
+		out.SetOver(0, false, after-r.burst)
+		return out, ratelimit.UsedOf(debt, 0), nil
 	}
-	return d.decide(op, req, h, now)
+	// The state is one word, so the swap is the whole step.
+	if after > r.burst || !atomic.CompareAndSwapUint64(&s[1], w, uint64(now+after)<<1) {
+		return d.decide(op, req, h, now)
+	}
+	return ratelimit.Outcome{Now: now}, ratelimit.UsedOf(after, 0), nil
 }
 
-// take charges a bucket, by the instant until when it is in debt then, and a
-// period when that has room, too. It reports false, having done nothing, when
-// it has none, or somebody else was at the entry, or something is to be mended.
-func (d *plain) take(t *table, s *slot, first uint64, until, cost int64, spans *ratelimit.Spans, now int64) (count int64, ok bool) {
-	span := &spans[1]
-	if now < span.From || now >= span.To || t.words() < 2 || !atomic.CompareAndSwapUint64(&s[1], first, first|locked) {
-		return 0, false
+// chargeBoth takes from an entry with two windows, when both have room.
+func (d *plain) chargeBoth(op ratelimit.Op, req ratelimit.Request, h uint64, now int64, s *slot) (ratelimit.Outcome, ratelimit.Used, error) {
+	r, w := &d.rules[0], atomic.LoadUint64(&s[1])
+	if w&locked != 0 || req.Cost > r.limit || op != ratelimit.Take {
+		return d.decide(op, req, h, now)
 	}
-	w, to := s.pair(), packEnd(span.To)
-	count, end := int64(w[1]&countMask32), w[1]>>32
+	after := max(int64(w>>1)-now, 0) + req.Cost*r.interval
+	span := &req.Spans[1]
+	if after > r.burst || now < span.From || now >= span.To || !atomic.CompareAndSwapUint64(&s[1], w, w|locked) {
+		return d.decide(op, req, h, now)
+	}
+	words, to := s.pair(), packEnd(span.To)
+	count, end := int64(words[1]&countMask32), words[1]>>32
 	if end != to && unpackEnd(end) <= now {
 		count, end = 0, to
 	}
-	if end > to || count+cost > d.rules[1].limit {
-		unlock(&w[0], first)
-		return 0, false
+	if end > to || count+req.Cost > d.rules[1].limit {
+		unlock(&words[0], w)
+		return d.decide(op, req, h, now)
 	}
-	count += cost
-	w[1] = to<<32 | uint64(count)
-	unlock(&w[0], uint64(until)<<1)
-	return count, true
+	count += req.Cost
+	words[1] = to<<32 | uint64(count)
+	unlock(&words[0], uint64(now+after)<<1)
+	return ratelimit.Outcome{Now: now}, ratelimit.UsedOf(after, count), nil
 }
 
 // decide is Decide for every plan, key and operation.
