@@ -6,20 +6,19 @@ import "time"
 type Decision struct {
 	// Seven words and an error are what Go returns in registers. A decision in
 	// memory takes so little time that a copy of more would be a fifth of it.
-	term  *term // what was asked; nil for the zero Decision
-	now   int64
-	state state
-	used  Used
+	term *term   // what was asked; nil for the zero Decision
+	out  Outcome // with the cost in its state, when allowed
+	used Used
 }
 
 // Allowed reports whether the request may go on. Unless it was a peek, it was
 // charged then.
-func (d *Decision) Allowed() bool { return d.state > 0 }
+func (d *Decision) Allowed() bool { return d.out.state > 0 }
 
 // RetryAfter returns how long until the same request would have room; 0 when
 // allowed, Never when the cost is over the limit.
 func (d *Decision) RetryAfter() time.Duration {
-	if wait := d.state.wait(); wait != WaitForever {
+	if wait := d.out.state.wait(); wait != WaitForever {
 		return micros(wait)
 	}
 	return Never
@@ -28,20 +27,20 @@ func (d *Decision) RetryAfter() time.Duration {
 // Violated returns the name of the window that refused; of several, the one
 // that takes longest. Empty when allowed.
 func (d *Decision) Violated() string {
-	if d.state >= 0 {
+	if d.out.state >= 0 {
 		return ""
 	}
-	return d.Plan().windows[d.state.worst()].Name
+	return d.Plan().windows[d.out.state.worst()].Name
 }
 
 // WouldDeny reports whether a shadow window had no room.
 func (d *Decision) WouldDeny() bool {
-	over := d.state.over()
+	over := d.out.state.over()
 	return over != 0 && over&d.Plan().shadow != 0
 }
 
 // Source says who decided.
-func (d *Decision) Source() Source { return d.state.source() }
+func (d *Decision) Source() Source { return d.out.state.source() }
 
 // WindowState is where a window stands after a decision.
 type WindowState struct {
@@ -67,7 +66,7 @@ func (d *Decision) Plan() *Plan {
 	if d.term == nil {
 		return nil
 	}
-	if source := d.state.source(); source == FromLocal || source == FromFailure {
+	if source := d.out.state.source(); source == FromLocal || source == FromFailure {
 		if g, ok := d.term.decider.(*guarded); ok {
 			return g.plan
 		}
@@ -77,19 +76,19 @@ func (d *Decision) Plan() *Plan {
 
 // Cost returns what was asked for; 0 when refused, for nothing was charged.
 func (d *Decision) Cost() int64 {
-	if d.state < 0 {
+	if d.out.state < 0 {
 		return 0
 	}
-	return d.state.amount()
+	return d.out.state.amount()
 }
 
 // At returns the time of the decision by the store's clock; zero when no store
 // was asked.
 func (d *Decision) At() time.Time {
-	if d.now == 0 {
+	if d.out.Now == 0 {
 		return time.Time{}
 	}
-	return time.UnixMicro(d.now).UTC()
+	return time.UnixMicro(d.out.Now).UTC()
 }
 
 // Len returns the number of windows.
@@ -107,7 +106,7 @@ func (d *Decision) Window(i int) WindowState {
 	s := WindowState{
 		Name:   p.windows[i].Name,
 		Limit:  r.Limit,
-		Over:   d.state.over()&(1<<i) != 0,
+		Over:   d.out.state.over()&(1<<i) != 0,
 		Shadow: r.Shadow,
 	}
 	switch r.Algorithm {
@@ -125,8 +124,8 @@ func (d *Decision) Window(i int) WindowState {
 		}
 	case Period:
 		s.Remaining = max(r.Limit-level, 0)
-		if spans := d.term.spans; spans != nil && d.now != 0 {
-			s.Reset = micros(max(spans[i].To-d.now, 0))
+		if spans := d.term.spans; spans != nil && d.out.Now != 0 {
+			s.Reset = micros(max(spans[i].To-d.out.Now, 0))
 		}
 		if level > 0 {
 			s.Next = s.Reset
@@ -137,7 +136,7 @@ func (d *Decision) Window(i int) WindowState {
 			// The slots' own ages stay in the store: this is the bound.
 			s.Reset = micros(r.Interval * (RollingSlots + 1))
 			s.Next = micros(r.Interval)
-			if wait := d.state.wait(); wait != 0 && wait != WaitForever && d.state.worst() == i {
+			if wait := d.out.state.wait(); wait != 0 && wait != WaitForever && d.out.state.worst() == i {
 				s.Next = micros(wait)
 			}
 		}
@@ -155,8 +154,8 @@ func (d *Decision) Nearest() (s WindowState, ok bool) {
 		case w.Shadow:
 		case !ok:
 			s, ok = w, true
-		case d.state < 0:
-			if i == d.state.worst() {
+		case d.out.state < 0:
+			if i == d.out.state.worst() {
 				s = w
 			}
 		case share(w) < share(s):

@@ -64,7 +64,7 @@ func (e *events) hear(ctx context.Context, scope, key string, d *Decision) {
 		if r.Algorithm != Period || r.Limit == 0 {
 			continue
 		}
-		used, over := d.used.Of(i), d.state.over()&(1<<i) != 0
+		used, over := d.used.Of(i), d.out.state.over()&(1<<i) != 0
 		kind := EventKind("")
 		if over {
 			if !e.firstRefusal(key, plan.windows[i].Name, spans[i].To) {

@@ -202,7 +202,7 @@ func (d *Decision) writeLegacy(h http.Header, which Headers) {
 	}
 	reset := ceilSeconds(s.Reset)
 	if which&LegacyEpoch != 0 {
-		reset = (d.now + s.Reset.Microseconds() + 999_999) / 1_000_000
+		reset = (d.out.Now + s.Reset.Microseconds() + 999_999) / 1_000_000
 	}
 	h[headerLimit] = []string{strconv.FormatInt(s.Limit, 10)}
 	h[headerRemaining] = []string{strconv.FormatInt(s.Remaining, 10)}

@@ -113,7 +113,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.undecided(w, r, err)
 		return
 	}
-	d, err := h.limiter.do(r.Context(), Take, key, plan, cost, &anchor)
+	d, err := decided(h.limiter.do(r.Context(), Take, key, plan, cost, &anchor))
 	if err != nil {
 		h.undecided(w, r, err)
 		return
@@ -166,7 +166,7 @@ func (h *handler) refuse(w http.ResponseWriter, r *http.Request, d *Decision) {
 	header["Cache-Control"] = noStore
 	delete(header, "Content-Length")
 	w.WriteHeader(http.StatusTooManyRequests)
-	text := &d.Plan().render.problems[d.state.worst()]
+	text := &d.Plan().render.problems[d.out.state.worst()]
 	_, _ = w.Write(h.body(r, d, text)) // the client has gone: nobody to tell
 }
 

@@ -142,24 +142,37 @@ func (t *term) at(now int64, anchor time.Time) *term {
 // Allow charges cost units to key if every window of the plan has room for
 // them, and to no window otherwise. Cost is at least 1. An unlimited plan
 // doesn't ask the store.
-func (l *Limiter) Allow(ctx context.Context, key string, plan *Plan, cost int64) (Decision, error) {
-	// What nearly all decisions are, at the price of little more than the
-	// store's: a yes of a store about a plan that it knows.
+func (l *Limiter) Allow(ctx context.Context, key string, plan *Plan, cost int64) (d Decision, err error) {
+	d.term, d.out, d.used, err = l.take(ctx, key, plan, cost)
+	return d, err
+}
+
+// Peek answers as Allow would, and charges nothing.
+func (l *Limiter) Peek(ctx context.Context, key string, plan *Plan, cost int64) (Decision, error) {
+	return decided(l.do(ctx, Peek, key, plan, cost, nil))
+}
+
+// decided makes a Decision in the caller's own code, of parts that Go returns in
+// registers: a function that returned the whole would build it in memory first.
+// The outcome's state is the decision's.
+func decided(t *term, out Outcome, used Used, err error) (Decision, error) {
+	return Decision{t, out, used}, err
+}
+
+// take is do for what nearly all decisions are, at the price of little more than
+// the store's: a yes of a store about a plan that it knows.
+func (l *Limiter) take(ctx context.Context, key string, plan *Plan, cost int64) (*term, Outcome, Used, error) {
 	if plan != nil && key != "" && cost > 0 {
 		if t := plan.terms.Load(); t != nil && t.plain == l {
 			out, used, err := t.decider.Decide(ctx, Take, Request{Key: key, Cost: cost, Spans: t.spans})
 			if err == nil && out.state == 0 {
-				return Decision{term: t, now: out.Now, state: state(cost) << amountShift, used: used}, nil
+				out.state = state(cost) << amountShift
+				return t, out, used, nil
 			}
 			return l.conclude(ctx, Take, key, t, cost, nil, out, used, err)
 		}
 	}
 	return l.do(ctx, Take, key, plan, cost, nil)
-}
-
-// Peek answers as Allow would, and charges nothing.
-func (l *Limiter) Peek(ctx context.Context, key string, plan *Plan, cost int64) (Decision, error) {
-	return l.do(ctx, Peek, key, plan, cost, nil)
 }
 
 // Call is a request with everything that can be said about it.
@@ -186,22 +199,22 @@ func (l *Limiter) Do(ctx context.Context, c Call) (Decision, error) {
 	if c.Peek {
 		op = Peek
 	}
-	return l.do(ctx, op, c.Key, c.Plan, c.Cost, &c.Anchor)
+	return decided(l.do(ctx, op, c.Key, c.Plan, c.Cost, &c.Anchor))
 }
 
 // do decides. The anchor may be nil.
-func (l *Limiter) do(ctx context.Context, op Op, key string, plan *Plan, cost int64, anchor *time.Time) (Decision, error) {
+func (l *Limiter) do(ctx context.Context, op Op, key string, plan *Plan, cost int64, anchor *time.Time) (*term, Outcome, Used, error) {
 	if key == "" || cost < 1 || plan == nil {
-		return Decision{}, invalid(key, plan, cost)
+		return nil, Outcome{}, Used{}, invalid(key, plan, cost)
 	}
 	t := plan.terms.Load()
 	if t == nil || t.plain != l {
 		var err error
 		if t, err = l.ready(key, plan, anchor); err != nil {
-			return Decision{}, err
+			return nil, Outcome{}, Used{}, err
 		}
 		if t.decider == nil {
-			return Decision{term: t, state: state(FromPlan << sourceShift).with(cost)}, nil
+			return t, Outcome{state: state(FromPlan << sourceShift).with(cost)}, Used{}, nil
 		}
 	}
 	out, used, err := t.decider.Decide(ctx, op, Request{Key: key, Cost: cost, Spans: t.spans})
@@ -224,7 +237,7 @@ func (l *Limiter) ready(key string, plan *Plan, anchor *time.Time) (*term, error
 
 // conclude makes a Decision of a store's answer, and asks again while that is
 // for another period.
-func (l *Limiter) conclude(ctx context.Context, op Op, key string, t *term, cost int64, anchor *time.Time, out Outcome, used Used, err error) (Decision, error) {
+func (l *Limiter) conclude(ctx context.Context, op Op, key string, t *term, cost int64, anchor *time.Time, out Outcome, used Used, err error) (*term, Outcome, Used, error) {
 	// A second refusal means that a border passed in between; the third would
 	// take a border in two successive round trips, which a day's length excludes.
 	for range 3 {
@@ -238,20 +251,20 @@ func (l *Limiter) conclude(ctx context.Context, op Op, key string, t *term, cost
 		}
 		out, used, err = t.decider.Decide(ctx, op, Request{Key: key, Cost: cost, Spans: t.spans})
 	}
+	if err == nil && out.Stale() {
+		err = fmt.Errorf("%w: its clock refuses every period", ErrUnavailable)
+	}
 	if err != nil {
-		return Decision{}, err
+		return nil, Outcome{}, Used{}, err
 	}
-	if out.Stale() {
-		return Decision{}, fmt.Errorf("%w: its clock refuses every period", ErrUnavailable)
-	}
-	d := Decision{term: t, now: out.Now, state: out.state, used: used}
-	if d.state >= 0 {
-		d.state = d.state.with(cost)
+	if out.state >= 0 {
+		out.state = out.state.with(cost)
 	}
 	if l.events != nil && op == Take {
+		d, _ := decided(t, out, used, nil)
 		l.events.hear(ctx, l.name, key, &d)
 	}
-	return d, nil
+	return t, out, used, nil
 }
 
 func invalid(key string, plan *Plan, cost int64) error {
