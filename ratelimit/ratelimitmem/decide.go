@@ -49,10 +49,10 @@ func (d *decider) Decide(_ context.Context, op ratelimit.Op, req ratelimit.Reque
 
 // Decide is written for a processor that has a line of memory to wait for: it
 // goes on meanwhile, into the next decisions, as far as it can keep instructions
-// and stores, and until a branch was guessed wrong. So Decide and charge have few
-// of all three on the way to a plain yes: what is rare is a call at the end, for
-// which nothing is saved. The slot is found by a branch, because the processor
-// looks no further while it doesn't know where it writes to.
+// and stores, and until a branch was guessed wrong. So Decide has few of all three
+// on the way to a plain yes of one bucket: what is rare is a call at the end, for
+// which nothing is saved. The slot is found by branches, because the processor
+// goes on reading only while it knows, or has guessed, where it writes to.
 func (d *plain) Decide(_ context.Context, op ratelimit.Op, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
 	n, now := len(req.Key), d.clock.tick.Load()
 	if n < 8 || n > 16 || now == 0 {
@@ -67,53 +67,53 @@ func (d *plain) Decide(_ context.Context, op ratelimit.Op, req ratelimit.Request
 			return d.decide(op, req, h, now)
 		}
 	}
+	first := atomic.LoadUint64(&s[1])
+	after, ok := d.rules[0].room(first, req.Cost, now)
+	// The state of one bucket is one word, so the swap is the whole step.
+	if ok && op == ratelimit.Take && !d.pair && atomic.CompareAndSwapUint64(&s[1], first, uint64(now+after)<<1) {
+		return ratelimit.Outcome{Now: now}, ratelimit.UsedOf(after, 0), nil
+	}
 	return d.charge(op, req, h, now, s)
 }
 
 // search is Decide for keys of every length and for every clock.
 func (d *plain) search(op ratelimit.Op, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
-	h := d.secret.hash(req.Key)
-	s, ok := d.scope.tables[h%shards].Load().find(h)
-	if now := d.clock.now(); ok {
+	h, now := d.secret.hash(req.Key), d.clock.now()
+	if s, ok := d.scope.tables[h%shards].Load().find(h); ok {
 		return d.charge(op, req, h, now, s)
-	} else {
-		return d.decide(op, req, h, now)
 	}
+	return d.decide(op, req, h, now)
 }
 
-// charge takes from an entry with one window.
+// charge takes from an entry when every window has room. A bucket alone it may
+// refuse as well.
 func (d *plain) charge(op ratelimit.Op, req ratelimit.Request, h uint64, now int64, s *slot) (ratelimit.Outcome, ratelimit.Used, error) {
-	if d.pair {
-		return d.chargeBoth(op, req, h, now, s)
-	}
-	r, w := &d.rules[0], atomic.LoadUint64(&s[1])
-	if w&locked != 0 || req.Cost > r.limit || op != ratelimit.Take {
-		return d.decide(op, req, h, now)
-	}
-	debt := max(int64(w>>1)-now, 0)
-	after := debt + req.Cost*r.interval
-	if after > r.burst && debt <= 2*r.burst { // beyond, the clock has stepped back
+	r, first := &d.rules[0], atomic.LoadUint64(&s[1])
+	after, ok := r.room(first, req.Cost, now)
+	switch {
+	case op != ratelimit.Take:
+	case d.pair:
+		if ok {
+			return d.chargeBoth(req, h, now, s, first, after)
+		}
+	case ok:
+		if atomic.CompareAndSwapUint64(&s[1], first, uint64(now+after)<<1) {
+			return ratelimit.Outcome{Now: now}, ratelimit.UsedOf(after, 0), nil
+		}
+	case first&locked == 0 && req.Cost <= r.limit && after <= 2*r.burst: // beyond, the clock may have stepped back
 		out := ratelimit.Outcome{Now: now}
 		out.SetOver(0, false, after-r.burst)
-		return out, ratelimit.UsedOf(debt, 0), nil
+		return out, ratelimit.UsedOf(after-req.Cost*r.interval, 0), nil
 	}
-	// The state is one word, so the swap is the whole step.
-	if after > r.burst || !atomic.CompareAndSwapUint64(&s[1], w, uint64(now+after)<<1) {
-		return d.decide(op, req, h, now)
-	}
-	return ratelimit.Outcome{Now: now}, ratelimit.UsedOf(after, 0), nil
+	return d.decide(op, req, h, now)
 }
 
-// chargeBoth takes from an entry with two windows, when both have room.
-func (d *plain) chargeBoth(op ratelimit.Op, req ratelimit.Request, h uint64, now int64, s *slot) (ratelimit.Outcome, ratelimit.Used, error) {
-	r, w := &d.rules[0], atomic.LoadUint64(&s[1])
-	if w&locked != 0 || req.Cost > r.limit || op != ratelimit.Take {
-		return d.decide(op, req, h, now)
-	}
-	after := max(int64(w>>1)-now, 0) + req.Cost*r.interval
+// chargeBoth takes from a bucket that has room for what it is after, and from
+// a period if that has room, too.
+func (d *plain) chargeBoth(req ratelimit.Request, h uint64, now int64, s *slot, first uint64, after int64) (ratelimit.Outcome, ratelimit.Used, error) {
 	span := &req.Spans[1]
-	if after > r.burst || now < span.From || now >= span.To || !atomic.CompareAndSwapUint64(&s[1], w, w|locked) {
-		return d.decide(op, req, h, now)
+	if now < span.From || now >= span.To || !atomic.CompareAndSwapUint64(&s[1], first, first|locked) {
+		return d.decide(ratelimit.Take, req, h, now)
 	}
 	words, to := s.pair(), packEnd(span.To)
 	count, end := int64(words[1]&countMask32), words[1]>>32
@@ -121,8 +121,8 @@ func (d *plain) chargeBoth(op ratelimit.Op, req ratelimit.Request, h uint64, now
 		count, end = 0, to
 	}
 	if end > to || count+req.Cost > d.rules[1].limit {
-		unlock(&words[0], w)
-		return d.decide(op, req, h, now)
+		unlock(&words[0], first)
+		return d.decide(ratelimit.Take, req, h, now)
 	}
 	count += req.Cost
 	words[1] = to<<32 | uint64(count)
