@@ -4,8 +4,8 @@ import "time"
 
 // Decision is the answer to one request.
 type Decision struct {
-	// Seven words and an error are what Go returns in registers. A decision in
-	// memory takes so little time that a copy of more would be a fifth of it.
+	// Seven words, which with an error are what Go returns in registers: a copy of
+	// more would be a fifth of the time of a decision in memory.
 	term *term   // what was asked; nil for the zero Decision
 	out  Outcome // with the cost in its state, when allowed
 	used Used

@@ -113,7 +113,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.undecided(w, r, err)
 		return
 	}
-	d, err := decided(h.limiter.do(r.Context(), Take, key, plan, cost, &anchor))
+	var d Decision
+	d.term, d.out, d.used, err = h.limiter.do(r.Context(), Take, key, plan, cost, &anchor)
 	if err != nil {
 		h.undecided(w, r, err)
 		return

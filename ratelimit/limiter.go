@@ -143,24 +143,21 @@ func (t *term) at(now int64, anchor time.Time) *term {
 // them, and to no window otherwise. Cost is at least 1. An unlimited plan
 // doesn't ask the store.
 func (l *Limiter) Allow(ctx context.Context, key string, plan *Plan, cost int64) (d Decision, err error) {
+	// This is compiled into its callers. A function of its own would make the
+	// decision in memory before it returned it.
 	d.term, d.out, d.used, err = l.take(ctx, key, plan, cost)
 	return d, err
 }
 
 // Peek answers as Allow would, and charges nothing.
-func (l *Limiter) Peek(ctx context.Context, key string, plan *Plan, cost int64) (Decision, error) {
-	return decided(l.do(ctx, Peek, key, plan, cost, nil))
-}
-
-// decided makes a Decision in the caller's own code, of parts that Go returns in
-// registers: a function that returned the whole would build it in memory first.
-// The outcome's state is the decision's.
-func decided(t *term, out Outcome, used Used, err error) (Decision, error) {
-	return Decision{t, out, used}, err
+func (l *Limiter) Peek(ctx context.Context, key string, plan *Plan, cost int64) (d Decision, err error) {
+	d.term, d.out, d.used, err = l.do(ctx, Peek, key, plan, cost, nil)
+	return d, err
 }
 
 // take is do for what nearly all decisions are, at the price of little more than
-// the store's: a yes of a store about a plan that it knows.
+// the store's: a yes of a store about a plan that it knows. Both return the parts
+// of a Decision.
 func (l *Limiter) take(ctx context.Context, key string, plan *Plan, cost int64) (*term, Outcome, Used, error) {
 	if plan != nil && key != "" && cost > 0 {
 		if t := plan.terms.Load(); t != nil && t.plain == l {
@@ -191,7 +188,7 @@ type Call struct {
 }
 
 // Do decides about a call; Allow and Peek are the short forms.
-func (l *Limiter) Do(ctx context.Context, c Call) (Decision, error) {
+func (l *Limiter) Do(ctx context.Context, c Call) (d Decision, err error) {
 	if c.Cost == 0 {
 		c.Cost = 1
 	}
@@ -199,7 +196,8 @@ func (l *Limiter) Do(ctx context.Context, c Call) (Decision, error) {
 	if c.Peek {
 		op = Peek
 	}
-	return decided(l.do(ctx, op, c.Key, c.Plan, c.Cost, &c.Anchor))
+	d.term, d.out, d.used, err = l.do(ctx, op, c.Key, c.Plan, c.Cost, &c.Anchor)
+	return d, err
 }
 
 // do decides. The anchor may be nil.
@@ -261,8 +259,7 @@ func (l *Limiter) conclude(ctx context.Context, op Op, key string, t *term, cost
 		out.state = out.state.with(cost)
 	}
 	if l.events != nil && op == Take {
-		d, _ := decided(t, out, used, nil)
-		l.events.hear(ctx, l.name, key, &d)
+		l.events.hear(ctx, l.name, key, &Decision{t, out, used})
 	}
 	return t, out, used, nil
 }

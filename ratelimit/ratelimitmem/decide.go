@@ -19,13 +19,12 @@ type decider struct {
 	rules   [ratelimit.MaxWindows]rule
 }
 
-// plain decides by the plans that nearly everybody has, in a short way: a bucket
-// that refuses, in an entry's first word, alone or with a period that refuses, in
-// its second. In all else it is a decider.
-type plain struct {
-	decider
-	pair bool
-}
+// The plans that nearly everybody has are decided in a short way, and by a
+// decider in all else.
+type (
+	bucket struct{ decider } // one bucket that refuses, in an entry's first word
+	pair   struct{ decider } // a bucket and a period that refuse, in its first two words
+)
 
 // shortest returns the decider with the shortest way.
 func (d *decider) shortest() ratelimit.Decider {
@@ -34,9 +33,9 @@ func (d *decider) shortest() ratelimit.Decider {
 	case d.shadow != 0 || first.kind != ratelimit.Bucket || first.offset != 0:
 		return d
 	case d.n == 1:
-		return &plain{decider: *d}
+		return &bucket{*d}
 	case d.n == 2 && second.kind == ratelimit.Period && second.offset == 1:
-		return &plain{decider: *d, pair: true}
+		return &pair{*d}
 	}
 	return d
 }
@@ -50,10 +49,10 @@ func (d *decider) Decide(_ context.Context, op ratelimit.Op, req ratelimit.Reque
 // Decide is written for a processor that has a line of memory to wait for: it
 // goes on meanwhile, into the next decisions, as far as it can keep instructions
 // and stores, and until a branch was guessed wrong. So Decide has few of all three
-// on the way to a plain yes of one bucket: what is rare is a call at the end, for
-// which nothing is saved. The slot is found by branches, because the processor
-// goes on reading only while it knows, or has guessed, where it writes to.
-func (d *plain) Decide(_ context.Context, op ratelimit.Op, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
+// on the way to a plain yes: what is rare is a call at the end, for which nothing
+// is saved. The slot is found by branches, because the processor goes on reading
+// only while it knows, or has guessed, where it writes to.
+func (d *bucket) Decide(_ context.Context, op ratelimit.Op, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
 	n, now := len(req.Key), d.clock.tick.Load()
 	if n < 8 || n > 16 || now == 0 {
 		return d.search(op, req)
@@ -69,51 +68,54 @@ func (d *plain) Decide(_ context.Context, op ratelimit.Op, req ratelimit.Request
 	}
 	first := atomic.LoadUint64(&s[1])
 	after, ok := d.rules[0].room(first, req.Cost, now)
-	// The state of one bucket is one word, so the swap is the whole step.
-	if ok && op == ratelimit.Take && !d.pair && atomic.CompareAndSwapUint64(&s[1], first, uint64(now+after)<<1) {
-		return ratelimit.Outcome{Now: now}, ratelimit.UsedOf(after, 0), nil
+	// The state is one word, so the swap is the whole step.
+	if !ok || op != ratelimit.Take || !atomic.CompareAndSwapUint64(&s[1], first, uint64(now+after)<<1) {
+		return d.refuse(op, req, h, now, first)
 	}
-	return d.charge(op, req, h, now, s)
+	return ratelimit.Outcome{Now: now}, ratelimit.UsedOf(after, 0), nil
 }
 
 // search is Decide for keys of every length and for every clock.
-func (d *plain) search(op ratelimit.Op, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
+func (d *bucket) search(op ratelimit.Op, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
 	h, now := d.secret.hash(req.Key), d.clock.now()
-	if s, ok := d.scope.tables[h%shards].Load().find(h); ok {
-		return d.charge(op, req, h, now, s)
+	s, ok := d.scope.tables[h%shards].Load().find(h)
+	if !ok {
+		return d.decide(op, req, h, now)
 	}
-	return d.decide(op, req, h, now)
+	first := atomic.LoadUint64(&s[1])
+	after, ok := d.rules[0].room(first, req.Cost, now)
+	if !ok || op != ratelimit.Take || !atomic.CompareAndSwapUint64(&s[1], first, uint64(now+after)<<1) {
+		return d.refuse(op, req, h, now, first)
+	}
+	return ratelimit.Outcome{Now: now}, ratelimit.UsedOf(after, 0), nil
 }
 
-// charge takes from an entry when every window has room. A bucket alone it may
-// refuse as well.
-func (d *plain) charge(op ratelimit.Op, req ratelimit.Request, h uint64, now int64, s *slot) (ratelimit.Outcome, ratelimit.Used, error) {
-	r, first := &d.rules[0], atomic.LoadUint64(&s[1])
+// refuse refuses without a lock when nothing but room is missing.
+func (d *bucket) refuse(op ratelimit.Op, req ratelimit.Request, h uint64, now int64, first uint64) (ratelimit.Outcome, ratelimit.Used, error) {
+	r := &d.rules[0]
 	after, ok := r.room(first, req.Cost, now)
-	switch {
-	case op != ratelimit.Take:
-	case d.pair:
-		if ok {
-			return d.chargeBoth(req, h, now, s, first, after)
-		}
-	case ok:
-		if atomic.CompareAndSwapUint64(&s[1], first, uint64(now+after)<<1) {
-			return ratelimit.Outcome{Now: now}, ratelimit.UsedOf(after, 0), nil
-		}
-	case first&locked == 0 && req.Cost <= r.limit && after <= 2*r.burst: // beyond, the clock may have stepped back
-		out := ratelimit.Outcome{Now: now}
-		out.SetOver(0, false, after-r.burst)
-		return out, ratelimit.UsedOf(after-req.Cost*r.interval, 0), nil
+	// Far beyond its burst, a bucket is what a clock that has stepped back made.
+	if ok || op != ratelimit.Take || first&locked != 0 || req.Cost > r.limit || after > 2*r.burst {
+		return d.decide(op, req, h, now)
 	}
-	return d.decide(op, req, h, now)
+	out := ratelimit.Outcome{Now: now}
+	out.SetOver(0, false, after-r.burst)
+	return out, ratelimit.UsedOf(after-req.Cost*r.interval, 0), nil
 }
 
-// chargeBoth takes from a bucket that has room for what it is after, and from
-// a period if that has room, too.
-func (d *plain) chargeBoth(req ratelimit.Request, h uint64, now int64, s *slot, first uint64, after int64) (ratelimit.Outcome, ratelimit.Used, error) {
-	span := &req.Spans[1]
-	if now < span.From || now >= span.To || !atomic.CompareAndSwapUint64(&s[1], first, first|locked) {
-		return d.decide(ratelimit.Take, req, h, now)
+// Decide charges both windows when both have room, and leaves all else to the
+// long way.
+func (d *pair) Decide(_ context.Context, op ratelimit.Op, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
+	h, now := d.secret.hash(req.Key), d.clock.now()
+	t := d.scope.tables[h%shards].Load()
+	s, ok := t.find(h)
+	if !ok || op != ratelimit.Take || t.words() < 2 {
+		return d.decide(op, req, h, now)
+	}
+	first, span := atomic.LoadUint64(&s[1]), &req.Spans[1]
+	after, ok := d.rules[0].room(first, req.Cost, now)
+	if !ok || now < span.From || now >= span.To || !atomic.CompareAndSwapUint64(&s[1], first, first|locked) {
+		return d.decide(op, req, h, now)
 	}
 	words, to := s.pair(), packEnd(span.To)
 	count, end := int64(words[1]&countMask32), words[1]>>32
@@ -122,7 +124,7 @@ func (d *plain) chargeBoth(req ratelimit.Request, h uint64, now int64, s *slot, 
 	}
 	if end > to || count+req.Cost > d.rules[1].limit {
 		unlock(&words[0], first)
-		return d.decide(ratelimit.Take, req, h, now)
+		return d.decide(op, req, h, now)
 	}
 	count += req.Cost
 	words[1] = to<<32 | uint64(count)

@@ -258,3 +258,34 @@ func TestAbandonedLeasesAreSwept(t *testing.T) {
 	require.Less(t, int64(after.HeapAlloc)-int64(before.HeapAlloc), int64(8<<20), "50,000 abandoned places would take more")
 	runtime.KeepAlive(store)
 }
+
+// A plan with more windows finds entries that were made without room for them,
+// by every way to a decision: beyond their end begins another key's.
+func TestWiderPlanFindsNarrowEntries(t *testing.T) {
+	for _, coarse := range []bool{false, true} {
+		store := ratelimitmem.New(ratelimitmem.Config{CoarseClock: coarse})
+		defer store.Close()
+		l, err := ratelimit.New(store, ratelimit.Config{})
+		require.NoError(t, err)
+		narrow, err := ratelimit.NewPlan("narrow", ratelimit.PerHour(6))
+		require.NoError(t, err)
+		wide, err := ratelimit.NewPlan("wide", ratelimit.PerHour(6), ratelimit.PerMonth(100))
+		require.NoError(t, err)
+		const keys = 2000
+		for i := range keys {
+			d, err := l.Allow(t.Context(), fmt.Sprintf("key_%06d", i), narrow, 5)
+			require.NoError(t, err)
+			require.True(t, d.Allowed())
+		}
+		for round := range 2 {
+			for i := range keys {
+				d, err := l.Allow(t.Context(), fmt.Sprintf("key_%06d", i), wide, 1)
+				require.NoError(t, err)
+				require.Equal(t, round == 0, d.Allowed(), "round %d, key %d", round, i)
+				require.EqualValues(t, 99, d.Window(1).Remaining)
+			}
+		}
+		entries, _ := store.Len("default")
+		require.Equal(t, keys, entries)
+	}
+}
