@@ -32,14 +32,8 @@ type table struct {
 // else the entry has follows it.
 type slot [2]uint64
 
-// group is how many slots stand together: with one window, those of a line of
-// memory.
-const group = 4
-
-// newTable returns an empty table of n slots or a few more.
 func newTable(words int, n uint64) *table {
 	stride := uint64(words) + 1
-	n = (n + group - 1) &^ (group - 1)
 	return &table{stride: stride, n: n, first: (*slot)(make([]uint64, n*stride))}
 }
 
@@ -64,12 +58,10 @@ func (t *table) home(hash uint64) uint64 { return (hash >> 32) * t.n >> 32 }
 
 func (s *slot) hash() uint64 { return atomic.LoadUint64(&s[0]) }
 
-// find returns the slot of a hash, or else the one where it would go. It looks
-// through the group of the first slot, from there on and around, before it goes
-// to the next group.
+// find returns the slot of a hash, or else the one where it would go.
 func (t *table) find(hash uint64) (s *slot, ok bool) {
 	i := t.home(hash)
-	for looked := 1; ; looked++ {
+	for {
 		s = t.at(i)
 		switch h := s.hash(); h {
 		case hash:
@@ -77,10 +69,8 @@ func (t *table) find(hash uint64) (s *slot, ok bool) {
 		case 0:
 			return s, false
 		}
-		if looked%group != 0 {
-			i = i&^(group-1) | (i+1)&(group-1)
-		} else if i += group; i >= t.n {
-			i -= t.n
+		if i++; i == t.n {
+			i = 0
 		}
 	}
 }
