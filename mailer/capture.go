@@ -139,7 +139,7 @@ func (s *Service) preview(def *definition, locale string, chosen sample) (*Messa
 	if def.class == Lifecycle {
 		v.Unsubscribe = s.cfg.PublicURL + "/sample"
 	}
-	r, err := def.render(v)
+	r, err := s.templates[def][locale].render(v)
 	if err != nil {
 		return nil, r, err
 	}

@@ -121,7 +121,7 @@ func TestMarkupBecomesBothParts(t *testing.T) {
 	spec := noteSpec(mailer.Transactional)
 	spec.Templates = fstest.MapFS{
 		"test.note.en.txt": {Data: []byte("Subject: S & {{.Data.Text}}\nPreheader: P\n\n# Head <1>\n\nOne & **two**\nthree [here]({{.Data.URL}}).\n\n## Sub\n\n- a\n- b\n\n| K | {{.Data.Text}} |\n| L | m |\n\n{{if .Data.Text}}\nyes\n{{else}}\nno\n{{end}}\n\n[Go]({{.Data.URL}})\n")},
-		"layout.html":      {Data: []byte(`<style data-inline>/* c */ p, li { margin: 0 } p.action { padding: 1px; margin: 9px } .facts { width: 1% } a { color: {{accent .Brand.Accent}} }</style><body>{{mso "<b>x</b>"}}{{template "content" .}}</body>`)},
+		"layout.html":      {Data: []byte(`<style data-inline>/* c */ p, li { margin: 0 } p.action { padding: 1px; margin: 9px } .facts { width: 1% } a { color: {{.Accent}} }</style><body>{{mso "<b>x</b>"}}{{template "content" .}}</body>`)},
 	}
 	kind, err := mailer.Define(spec)
 	require.NoError(t, err)

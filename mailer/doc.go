@@ -31,10 +31,11 @@
 // made from the text: "# " and "## " are headings, "- " items, "| a | b |" facts,
 // **bold**, [label](url) a link, and a button when it has a line to itself. Where
 // that isn't enough, account.welcome.en.html takes its place. Both are Go
-// templates; the dot has Data (the variables), Name, Locale, Brand, Subject,
-// Preheader, Unsubscribe and Stream, and there are the functions date, number,
-// meter and mso. layout.html and layout.txt around them can be replaced too; the
-// rules of <style data-inline> are moved into the elements at definition.
+// templates; the dot has Data (the variables), Name, Locale, Language, Brand,
+// Accent, Subject, Preheader, Unsubscribe and Stream, and there are the functions
+// date, number, meter and mso. layout.html and layout.txt around them can be
+// replaced too; the rules of <style data-inline> are moved into the elements at
+// definition.
 //
 // # What is promised
 //

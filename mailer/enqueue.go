@@ -88,6 +88,19 @@ func (s *Service) EnqueueAll(ctx context.Context, mails []Enqueue) ([]Receipt, e
 
 // Prepare checks a mail and freezes its variables, for [Service.EnqueueAll].
 func (k *Kind[T]) Prepare(s *Service, to To, data T, key string, opts ...Option) (Enqueue, error) {
+	e, err := k.prepare(s, to, key, opts)
+	if err != nil {
+		return Enqueue{}, err
+	}
+	if e.Mail.Data, err = json.Marshal(data); err != nil {
+		return Enqueue{}, fmt.Errorf("mailer: variables of %q can't be written as JSON: %w", k.def.name, err)
+	}
+	e.Mail.ID = ident.New("mail", e.Mail.CreatedAt)
+	return e, nil
+}
+
+// prepare is Prepare without the variables and the ID.
+func (k *Kind[T]) prepare(s *Service, to To, key string, opts []Option) (Enqueue, error) {
 	def := s.kinds[k.def.name]
 	if def != k.def {
 		return Enqueue{}, fmt.Errorf("%w: %q, as it was defined", ErrUnknownKind, k.def.name)
@@ -109,23 +122,23 @@ func (k *Kind[T]) Prepare(s *Service, to To, data T, key string, opts ...Option)
 	if reason := checkText(o.topic); reason != "" || len(o.topic) > 200 {
 		return Enqueue{}, fmt.Errorf("%w: the topic has a control character or more than 200 octets", ErrConfig)
 	}
-	raw, err := json.Marshal(data)
-	if err != nil {
-		return Enqueue{}, fmt.Errorf("mailer: variables of %q can't be written as JSON: %w", def.name, err)
+	zone := to.TimeZone
+	if _, ok := s.zones.find(zone); !ok {
+		zone = ""
 	}
 	now := s.now()
 	m := Mail{
-		ID: ident.New("mail", now), KeyHash: mac(s.keys.idempotency, def.name, key)[:16], Kind: def.name, Stream: def.stream,
+		KeyHash: s.keys.idempotency.sum(def.name, key)[:16], Kind: def.name, Stream: def.stream,
 		Class: def.class, Account: to.Account, Topic: o.topic, Email: addr.Email, Name: NeutralName(to.Name),
-		Locale: safeLocale(to.Locale), TimeZone: safeZone(to.TimeZone), Domain: addr.Domain(),
-		AddressHash: s.hashAddress(addr.Email), Data: raw, CreatedAt: now, RunAt: now.Add(def.coalesce),
+		Locale: safeLocale(to.Locale), TimeZone: zone, Domain: addr.Domain(),
+		AddressHash: s.hashAddress(addr.Email), CreatedAt: now, RunAt: now.Add(def.coalesce),
 		Guarded: def.onAmbiguous == Hold,
 	}
 	if !o.at.IsZero() {
 		m.RunAt = later(m.RunAt, o.at.UTC().Truncate(time.Microsecond))
 	}
 	if def.class == Lifecycle {
-		m.RunAt = def.quiet.open(m.RunAt, m.TimeZone)
+		m.RunAt = def.quiet.open(m.RunAt, s.zones, zone)
 	}
 	m.ExpiresAt = m.RunAt.Add(def.ttl)
 	if !o.until.IsZero() {
@@ -159,19 +172,12 @@ func safeLocale(s string) string {
 	return ""
 }
 
-func safeZone(s string) string {
-	if _, err := time.LoadLocation(s); err != nil || len(s) > 60 || s == "Local" {
-		return ""
-	}
-	return s
-}
-
 // Send sends a mail at once, without the outbox: there is no second attempt
 // and no memory of the key beyond the Message-ID and the transport's
 // idempotency key, which are the same for the same key. A suppressed address
 // gets nothing. Any outcome but Sent is a [SendError].
 func (k *Kind[T]) Send(ctx context.Context, s *Service, to To, data T, key string, opts ...Option) (Receipt, error) {
-	e, err := k.Prepare(s, to, data, key, opts...)
+	e, err := k.prepare(s, to, key, opts)
 	if err != nil {
 		return Receipt{}, err
 	}

@@ -129,7 +129,7 @@ type definition struct {
 	name, title, stream string
 	class               Class
 	locales             []string
-	compiled            map[string]*compiled
+	parsed              map[string]*parsed // by locale
 	samples             []sample
 	ttl, coalesce       time.Duration
 	group               string
@@ -207,7 +207,7 @@ func Define[T any](spec Spec[T]) (*Kind[T], error) {
 
 	def := &definition{
 		name: spec.Name, title: spec.Title, stream: spec.Stream, class: spec.Class, locales: slices.Clone(spec.Locales),
-		compiled: make(map[string]*compiled, len(spec.Locales)), samples: samples, ttl: spec.TTL,
+		parsed: make(map[string]*parsed, len(spec.Locales)), samples: samples, ttl: spec.TTL,
 		coalesce: spec.Coalesce, group: spec.Group, supersedes: slices.Clone(spec.Supersedes),
 		onAmbiguous: spec.OnAmbiguous, cap: spec.Cap, quiet: spec.QuietHours, decode: decodeAs[T],
 	}
@@ -223,11 +223,11 @@ func Define[T any](spec Spec[T]) (*Kind[T], error) {
 		if !localeName.MatchString(locale) {
 			return fail("locale %q is not of the form en or en-GB", locale)
 		}
-		c, err := compile(spec.Templates, spec.Name, locale, reflect.TypeFor[T]())
+		p, err := parseKind(spec.Templates, spec.Name, locale, reflect.TypeFor[T]())
 		if err != nil {
 			return nil, err
 		}
-		def.compiled[locale] = c
+		def.parsed[locale] = p
 	}
 	if err := def.prove(); err != nil {
 		return nil, err
@@ -301,7 +301,7 @@ func decodeAs[T any](b []byte) (any, error) {
 // locale picks the best of a kind's locales: exact, then the language, then
 // the first.
 func (d *definition) locale(want string) string {
-	if _, ok := d.compiled[want]; ok {
+	if _, ok := d.parsed[want]; ok {
 		return want
 	}
 	language, _, _ := cutLocale(want)

@@ -76,8 +76,12 @@ func Lint(r Rendered) []Finding {
 // prove renders every locale and sample, as a preview would.
 func (d *definition) prove() error {
 	for _, locale := range d.locales {
+		c, err := d.parsed[locale].compile(nil)
+		if err != nil {
+			return err
+		}
 		for _, s := range d.samples {
-			r, err := d.render(d.sampleView(s.data, locale, sampleBrand))
+			r, err := c.render(d.sampleView(s.data, locale, sampleBrand))
 			if err != nil {
 				return err
 			}
@@ -104,8 +108,9 @@ var sampleBrand = Brand{
 	Support: "https://example.com/help",
 }.withDefaults()
 
-func (d *definition) sampleView(data any, locale string, brand Brand) view {
-	v := view{Data: data, Name: "Ada Lovelace", Locale: locale, Language: language(locale), Brand: brand, Stream: d.stream}
+func (d *definition) sampleView(data any, locale string, brand Brand) *view {
+	v := d.view(data, locale, brand)
+	v.Name = "Ada Lovelace"
 	if d.class == Lifecycle {
 		v.Unsubscribe = sampleUnsubscribe
 	}

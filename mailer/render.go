@@ -6,14 +6,11 @@ import (
 	"errors"
 	"fmt"
 	htmltemplate "html/template"
-	"io/fs"
-	"reflect"
 	"regexp"
 	"strconv"
 	"strings"
 	"sync"
 	texttemplate "text/template"
-	"text/template/parse"
 	"time"
 )
 
@@ -72,10 +69,16 @@ type view struct {
 	Locale      string
 	Language    string // of Locale, such as "de"
 	Brand       Brand
+	Accent      htmltemplate.CSS // Brand.Accent, which has been checked
 	Subject     string
 	Preheader   string
 	Unsubscribe string // the page's URL; empty for mail that isn't Lifecycle
 	Stream      string
+}
+
+// view returns the dot for a mail of the kind, without what is rendered first.
+func (d *definition) view(data any, locale string, brand Brand) *view {
+	return &view{Data: data, Locale: locale, Language: language(locale), Brand: brand, Accent: htmltemplate.CSS(brand.Accent), Stream: d.stream}
 }
 
 // Rendered is a mail's content in one locale.
@@ -83,98 +86,17 @@ type Rendered struct {
 	Subject, Preheader, Text, HTML string
 }
 
-// compiled are the templates of one kind in one locale.
-type compiled struct {
-	subject, preheader, text *texttemplate.Template
-	html                     *htmltemplate.Template
-}
-
-// compile reads, checks and parses a kind's templates of one locale.
-func compile(fsys fs.FS, kind, locale string, data reflect.Type) (*compiled, error) {
-	file := kind + "." + locale + ".txt"
-	fail := func(file string, err error) (*compiled, error) {
-		return nil, &DefinitionError{Kind: kind, File: file, Reason: err.Error()}
-	}
-	raw, err := fs.ReadFile(fsys, file)
-	if err != nil {
-		return fail(file, errors.New("the text part is missing from Templates"))
-	}
-	src, err := parseSource(string(raw))
-	if err != nil {
-		return fail(file, err)
-	}
-	content := toHTML(src.body)
-	htmlFile := kind + "." + locale + ".html"
-	if own, err := fs.ReadFile(fsys, htmlFile); err == nil {
-		content = string(own)
-	}
-	layout, textLayout := defaultLayout, defaultTextLayout
-	if own, err := fs.ReadFile(fsys, "layout.html"); err == nil {
-		layout = string(own)
-	}
-	if own, err := fs.ReadFile(fsys, "layout.txt"); err == nil {
-		textLayout = string(own)
-	}
-
-	c := &compiled{}
-	texts := map[string]struct {
-		source string
-		into   **texttemplate.Template
-	}{
-		"subject":   {src.subject, &c.subject},
-		"preheader": {src.preheader, &c.preheader},
-		"text":      {textLayout + `{{define "content"}}` + toText(src.body) + `{{end}}`, &c.text},
-	}
-	for _, name := range []string{"subject", "preheader", "text"} {
-		t, err := texttemplate.New(name).Option("missingkey=error").Funcs(textFuncs(locale)).Parse(texts[name].source)
-		if err != nil {
-			return fail(file, err)
-		}
-		if err := checkTypes(treesOf(t), name, data); err != nil {
-			return fail(file, err)
-		}
-		*texts[name].into = t
-	}
-	layout = strings.ReplaceAll(layout, "{{filler}}", preheaderFiller)
-	htmlSource, err := inlineStyles(layout + `{{define "content"}}` + content + `{{end}}`)
-	if err != nil {
-		return fail("layout.html", err)
-	}
-	// Parsed as text first: the checker wants the trees without the escapers.
-	t, err := texttemplate.New("html").Funcs(textFuncs(locale)).Parse(htmlSource)
-	if err != nil {
-		return fail(htmlFile, err)
-	}
-	if err := checkTypes(treesOf(t), "html", data); err != nil {
-		return fail(htmlFile, err)
-	}
-	c.html, err = htmltemplate.New("html").Option("missingkey=error").Funcs(htmlFuncs(locale)).Parse(htmlSource)
-	if err != nil {
-		return fail(htmlFile, err)
-	}
-	return c, nil
-}
-
-func treesOf(t *texttemplate.Template) map[string]*parse.Tree {
-	trees := map[string]*parse.Tree{}
-	for _, one := range t.Templates() {
-		trees[one.Name()] = one.Tree
-	}
-	return trees
-}
-
 var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-// render applies a kind's templates.
-func (d *definition) render(v view) (Rendered, error) {
-	c := d.compiled[v.Locale]
+// render applies the templates, and completes v with what is rendered first.
+func (c *compiled) render(v *view) (Rendered, error) {
 	buf := buffers.Get().(*bytes.Buffer)
 	defer buffers.Put(buf)
 	run := func(execute func() error) (string, error) {
 		buf.Reset()
 		if err := execute(); err != nil {
 			// The error of a template can quote a value; its place is enough.
-			return "", &DefinitionError{Kind: d.name, Reason: "a template failed on its variables" + place(err)}
+			return "", &DefinitionError{Kind: c.kind, Reason: "a template failed on its variables" + place(err)}
 		}
 		return buf.String(), nil
 	}
@@ -261,7 +183,6 @@ func textFuncs(locale string) texttemplate.FuncMap {
 				strings.Repeat("-", 20-share(used, limit)/5), share(used, limit))
 		},
 		"mso":     func(string) string { return "" },
-		"accent":  func(v string) string { return v },
 		"support": supportURL,
 	}
 }
@@ -276,13 +197,6 @@ func htmlFuncs(locale string) htmltemplate.FuncMap {
 		// constant of the template, never data.
 		"mso": func(s htmlConstant) htmltemplate.HTML {
 			return htmltemplate.HTML("<!--[if mso]>" + string(s) + "<![endif]-->")
-		},
-		// accent passes a colour that Brand has checked into a style attribute.
-		"accent": func(v string) htmltemplate.CSS {
-			if !hexColour.MatchString(v) {
-				return "#1f5fd6"
-			}
-			return htmltemplate.CSS(v)
 		},
 		"support": supportURL,
 	}
@@ -353,7 +267,7 @@ func formatDate(t time.Time, locale string) string {
 	if language == "de" {
 		dot = "."
 	}
-	return fmt.Sprintf("%d%s %s %d", t.Day(), dot, names[t.Month()-1], t.Year())
+	return strconv.Itoa(t.Day()) + dot + " " + names[t.Month()-1] + " " + strconv.Itoa(t.Year())
 }
 
 // formatNumber groups thousands: 10,000 or 10.000.

@@ -8,9 +8,11 @@ import (
 	"encoding/base32"
 	"errors"
 	"fmt"
+	"hash"
 	"log/slog"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -101,13 +103,15 @@ type Service struct {
 	transport Transport
 	cfg       Config
 	kinds     map[string]*definition
+	templates map[*definition]map[string]*compiled // by locale
 	keys      keys
+	zones     *zones
 	log       *slog.Logger
 	pacer     *pacer
 }
 
 // keys are derived from Config.Secret, one for each use.
-type keys struct{ idempotency, address, token, messageID []byte }
+type keys struct{ idempotency, address, token, messageID *macKey }
 
 // New makes a Service. A nil store means direct sending: [Kind.Enqueue] sends
 // before it returns, nothing is retried or suppressed, and Run has nothing to
@@ -128,7 +132,8 @@ func New(store Store, transport Transport, cfg Config) (*Service, error) {
 	if err := errors.Join(cfg.Brand.check(), cfg.DKIM.check()); err != nil {
 		return nil, err
 	}
-	s := &Service{store: store, transport: transport, kinds: make(map[string]*definition, len(cfg.Kinds)), log: cfg.Logger}
+	s := &Service{store: store, transport: transport, kinds: make(map[string]*definition, len(cfg.Kinds)),
+		templates: make(map[*definition]map[string]*compiled, len(cfg.Kinds)), zones: new(zones), log: cfg.Logger}
 	for _, k := range cfg.Kinds {
 		def := k.definition()
 		if _, dup := s.kinds[def.name]; dup {
@@ -165,6 +170,14 @@ func New(store Store, transport Transport, cfg Config) (*Service, error) {
 	var err error
 	if s.keys, err = deriveKeys(cfg.Secret); err != nil {
 		return nil, err
+	}
+	for _, def := range s.kinds {
+		s.templates[def] = make(map[string]*compiled, len(def.locales))
+		for _, locale := range def.locales {
+			if s.templates[def][locale], err = def.parsed[locale].compile(&cfg.Brand); err != nil {
+				return nil, err
+			}
+		}
 	}
 	s.cfg = cfg
 	s.pacer = newPacer(cfg.DomainPerMinute, cfg.Now)
@@ -263,13 +276,13 @@ func deriveKeys(secret []byte) (keys, error) {
 	var k keys
 	for _, d := range []struct {
 		use  string
-		into *[]byte
+		into **macKey
 	}{{"idempotency", &k.idempotency}, {"address", &k.address}, {"token", &k.token}, {"message-id", &k.messageID}} {
 		key, err := hkdf.Key(sha256.New, secret, nil, "commerce/mailer/"+d.use, 32)
 		if err != nil {
 			return k, fmt.Errorf("%w: Secret: %w", ErrConfig, err)
 		}
-		*d.into = key
+		*d.into = newMacKey(key)
 	}
 	return k, nil
 }
@@ -295,21 +308,27 @@ func (s *Service) WithTransport(t Transport) *Service {
 
 func (s *Service) now() time.Time { return s.cfg.Now().UTC().Truncate(time.Microsecond) }
 
-func mac(key []byte, parts ...string) []byte {
-	h := hmac.New(sha256.New, key)
-	for i, p := range parts {
-		if i > 0 {
-			h.Write([]byte{0})
-		}
-		h.Write([]byte(p))
-	}
+// macKey computes HMAC-SHA256 under one key. Its states are kept: to begin anew
+// with the key takes longer than the sum.
+type macKey struct{ states sync.Pool }
+
+func newMacKey(key []byte) *macKey {
+	return &macKey{sync.Pool{New: func() any { return hmac.New(sha256.New, key) }}}
+}
+
+// sum returns the sum of the parts with a zero octet between each two.
+func (k *macKey) sum(parts ...string) []byte {
+	h := k.states.Get().(hash.Hash)
+	defer k.states.Put(h)
+	h.Reset()
+	h.Write([]byte(strings.Join(parts, "\x00")))
 	return h.Sum(nil)
 }
 
 // hashAddress folds case: two spellings of an address are one person to a
 // suppression list. Dots and plus signs stay, only their provider knows them.
 func (s *Service) hashAddress(email string) []byte {
-	return mac(s.keys.address, strings.ToLower(email))
+	return s.keys.address.sum(strings.ToLower(email))
 }
 
 // Covers reports whether the suppression stops mail of the stream and class.
@@ -319,8 +338,8 @@ func (s Suppression) Covers(stream string, class Class) bool {
 
 // message renders a mail into what a transport sends.
 func (s *Service) message(m Mail, data any, def *definition) (*Message, error) {
-	locale := def.locale(m.Locale)
-	v := view{Data: data, Name: m.Name, Locale: locale, Language: language(locale), Brand: s.cfg.Brand, Stream: m.Stream}
+	v := def.view(data, def.locale(m.Locale), s.cfg.Brand)
+	v.Name, v.Stream = m.Name, m.Stream
 	msg := &Message{
 		ID: m.ID, Key: m.ID, Kind: m.Kind, Stream: m.Stream, From: s.from(m.Stream), To: Address{Name: m.Name, Email: m.Email},
 		ReplyTo: s.cfg.ReplyTo, ReturnPath: s.cfg.ReturnPath, Date: s.now(), DKIM: s.cfg.DKIM,
@@ -330,7 +349,7 @@ func (s *Service) message(m Mail, data any, def *definition) (*Message, error) {
 		v.Unsubscribe = s.cfg.PublicURL + "/" + s.token(m.AddressHash, m.Stream)
 		msg.ListUnsubscribe, msg.ListUnsubscribeMailto = v.Unsubscribe, s.cfg.UnsubscribeMailto
 	}
-	r, err := def.render(v)
+	r, err := s.templates[def][v.Locale].render(v)
 	if err != nil {
 		return nil, err
 	}
@@ -359,6 +378,6 @@ func (s *Service) from(stream string) Address {
 // messageID is the same on every attempt, tells nothing, and never names the
 // host.
 func (s *Service) messageID(id, domain string) string {
-	sum := mac(s.keys.messageID, id)
+	sum := s.keys.messageID.sum(id)
 	return strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:16])) + "@" + domain
 }

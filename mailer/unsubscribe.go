@@ -16,7 +16,7 @@ import (
 // does not expire, and works after the account has been erased.
 func (s *Service) token(addressHash []byte, stream string) string {
 	payload := append(append([]byte{1}, addressHash...), stream...)
-	sum := mac(s.keys.token, string(payload))
+	sum := s.keys.token.sum(string(payload))
 	return base64.RawURLEncoding.EncodeToString(append(payload, sum[:16]...))
 }
 
@@ -26,7 +26,7 @@ func (s *Service) parseToken(token string) (addressHash []byte, stream string, e
 		return nil, "", ErrToken
 	}
 	payload, sum := b[:len(b)-16], b[len(b)-16:]
-	if !hmac.Equal(sum, mac(s.keys.token, string(payload))[:16]) {
+	if !hmac.Equal(sum, s.keys.token.sum(string(payload))[:16]) {
 		return nil, "", ErrToken
 	}
 	return payload[1:33], string(payload[33:]), nil

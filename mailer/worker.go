@@ -282,7 +282,7 @@ func (w *worker) attempt(j job) (Ack, Result) {
 		return later(until)
 	}
 	if m.Class == Lifecycle {
-		if open := j.def.quiet.open(now, m.TimeZone); open.After(now) {
+		if open := j.def.quiet.open(now, w.s.zones, m.TimeZone); open.After(now) {
 			return later(open)
 		}
 	}

@@ -152,10 +152,10 @@ func (s *Store) Enqueue(ctx context.Context, mails []mailer.Enqueue) ([]mailer.R
 		plain = plain && e.Group == "" && len(e.Supersedes) == 0 && e.CapCount == 0
 	}
 	if plain && len(mails) == 1 {
-		return enqueueSingle(ctx, s.db, mails)
+		return s.enqueueSingle(ctx, mails)
 	}
 	if plain {
-		return enqueueBatch(ctx, s.db, mails)
+		return s.enqueueBatch(ctx, mails)
 	}
 	for {
 		receipts, err := s.enqueueLocked(ctx, mails)
@@ -178,10 +178,15 @@ func (s *Store) enqueueLocked(ctx context.Context, mails []mailer.Enqueue) ([]ma
 		}
 		// Sorted, so that two batches wait for each other in one direction only.
 		slices.Sort(accounts)
+		first := &pgx.Batch{}
+		if s.along != nil {
+			s.along(first)
+		}
 		for _, account := range slices.Compact(accounts) {
-			if _, err := tx.Exec(ctx, "select pg_advisory_xact_lock(hashtextextended($1, 1299146092))", account); err != nil {
-				return fmt.Errorf("mailerpg: enqueue: %w", err)
-			}
+			first.Queue("select pg_advisory_xact_lock(hashtextextended($1, 1299146092))", account)
+		}
+		if err := tx.SendBatch(ctx, first).Close(); err != nil {
+			return fmt.Errorf("mailerpg: enqueue: %w", err)
 		}
 		for i, e := range mails {
 			m := e.Mail
@@ -207,29 +212,35 @@ func (s *Store) enqueueLocked(ctx context.Context, mails []mailer.Enqueue) ([]ma
 	return receipts, err
 }
 
-func enqueueSingle(ctx context.Context, db DB, mails []mailer.Enqueue) ([]mailer.Receipt, error) {
+func (s *Store) enqueueSingle(ctx context.Context, mails []mailer.Enqueue) ([]mailer.Receipt, error) {
 	m := mails[0].Mail
 	receipts := []mailer.Receipt{{ID: m.ID, Status: mailer.Queued}}
 	key, err := uuid(m.KeyHash)
 	if err != nil {
 		return nil, err
 	}
-	var state int16
-	err = db.QueryRow(ctx, enqueueOne, m.ID, key, m.Kind, m.Stream, int16(m.Class), m.Guarded, m.Account, m.Topic,
-		m.Email, m.Name, m.Locale, m.TimeZone, m.Domain, m.AddressHash, m.Data, m.CreatedAt, m.RunAt, m.ExpiresAt).Scan(&state, nil)
+	state := int16(-1)
+	scan := func(row pgx.Row) error {
+		if err := row.Scan(&state, nil); !errors.Is(err, pgx.ErrNoRows) {
+			return err
+		}
+		return nil // the key was used before
+	}
+	err = s.queryRow(ctx, scan, enqueueOne, m.ID, key, m.Kind, m.Stream, int16(m.Class), m.Guarded, m.Account, m.Topic,
+		m.Email, m.Name, m.Locale, m.TimeZone, m.Domain, m.AddressHash, m.Data, m.CreatedAt, m.RunAt, m.ExpiresAt)
 	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		receipts[0].Status = mailer.Duplicate
-		return receipts, nameDuplicates(ctx, db, mails, receipts)
 	case err != nil:
-		return nil, fmt.Errorf("mailerpg: enqueue: %w", err)
+		return nil, err
+	case state < 0:
+		receipts[0].Status = mailer.Duplicate
+		return receipts, s.nameDuplicates(ctx, mails, receipts)
 	case mailer.State(state) == mailer.Dropped:
 		receipts[0].Status = mailer.Suppressed
 	}
 	return receipts, nil
 }
 
-func enqueueBatch(ctx context.Context, db DB, mails []mailer.Enqueue) ([]mailer.Receipt, error) {
+func (s *Store) enqueueBatch(ctx context.Context, mails []mailer.Enqueue) ([]mailer.Receipt, error) {
 	// Sorted, so that two batches with the same keys wait for each other in one
 	// direction only; of a key that comes twice, the first still goes first.
 	order := make([]int, len(mails))
@@ -246,8 +257,9 @@ func enqueueBatch(ctx context.Context, db DB, mails []mailer.Enqueue) ([]mailer.
 		}
 	}
 	var suppressed, taken []string // taken is null when all are
-	if err := db.QueryRow(ctx, enqueuePlain, c.args()...).Scan(&suppressed, &taken, nil); err != nil {
-		return nil, fmt.Errorf("mailerpg: enqueue: %w", err)
+	scan := func(row pgx.Row) error { return row.Scan(&suppressed, &taken, nil) }
+	if err := s.queryRow(ctx, scan, enqueuePlain, c.args()...); err != nil {
+		return nil, err
 	}
 	status := make(map[string]mailer.Status, len(taken))
 	for _, id := range taken {
@@ -268,11 +280,11 @@ func enqueueBatch(ctx context.Context, db DB, mails []mailer.Enqueue) ([]mailer.
 	if taken == nil {
 		return receipts, nil
 	}
-	return receipts, nameDuplicates(ctx, db, mails, receipts)
+	return receipts, s.nameDuplicates(ctx, mails, receipts)
 }
 
 // nameDuplicates fills in the IDs of the mails that had the keys before.
-func nameDuplicates(ctx context.Context, db DB, mails []mailer.Enqueue, receipts []mailer.Receipt) error {
+func (s *Store) nameDuplicates(ctx context.Context, mails []mailer.Enqueue, receipts []mailer.Receipt) error {
 	at := map[[16]byte][]int{}
 	var keys []pgtype.UUID
 	for i, r := range receipts {
@@ -286,7 +298,7 @@ func nameDuplicates(ctx context.Context, db DB, mails []mailer.Enqueue, receipts
 		keys = append(keys, key)
 		at[key.Bytes] = append(at[key.Bytes], i)
 	}
-	rows, err := db.Query(ctx, "select key_hash, coalesce(merged_into, id) from mailer_outbox where key_hash = any ($1)", keys)
+	rows, err := s.db.Query(ctx, "select key_hash, coalesce(merged_into, id) from mailer_outbox where key_hash = any ($1)", keys)
 	if err != nil {
 		return fmt.Errorf("mailerpg: enqueue: %w", err)
 	}

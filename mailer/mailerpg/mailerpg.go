@@ -5,7 +5,11 @@
 //	mails, err := mailer.New(mailerpg.New(pool), transport, cfg)
 //
 // A store made of a transaction writes in it: the mail exists if the
-// transaction commits. Several processes may work on one outbox.
+// transaction commits. [Store.Along] does both in one round trip. Several
+// processes may work on one outbox.
+//
+// A worker that waits for mail needs a session, for LISTEN and a lock: behind
+// PgBouncer in transaction mode, run it on a pool of direct connections.
 package mailerpg
 
 import (
@@ -31,12 +35,16 @@ type DB interface {
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
 	Begin(ctx context.Context) (pgx.Tx, error)
 }
 
 // Store implements mailer.Store, and mailer.Waiter on a pool. It is as safe
 // for concurrent use as its DB.
-type Store struct{ db DB }
+type Store struct {
+	db    DB
+	along func(*pgx.Batch) // see Along
+}
 
 var (
 	_ mailer.Store  = (*Store)(nil)
@@ -44,7 +52,7 @@ var (
 )
 
 // New returns a store on a pool, a connection or a transaction.
-func New(db DB) *Store { return &Store{db} }
+func New(db DB) *Store { return &Store{db: db} }
 
 // Migrations returns the numbered SQL files, for a migration tool of your own.
 func Migrations() fs.FS { return pgmigrate.Files(migrations) }

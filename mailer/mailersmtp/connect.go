@@ -28,8 +28,8 @@ type conn struct {
 	broken bool
 	timer  *time.Timer
 
-	pipelining, utf8, size bool
-	maxSize                int64
+	pipelining, chunking, utf8, size bool
+	maxSize                          int64
 }
 
 // connect opens a connection. When it can't, the result says why; no byte of a
@@ -112,6 +112,11 @@ func (t *Transport) handshake(ctx context.Context, raw net.Conn, m *mailer.Messa
 	c := &conn{cfg: cfg, raw: raw, text: client.Text, born: cfg.Now()}
 	c.pipelining, _ = client.Extension("PIPELINING")
 	c.pipelining = c.pipelining && !cfg.NoPipelining
+	// A server that offers BDAT and doesn't know it would read the message as
+	// commands. That is a box between which takes commands away, and it can't be
+	// where the connection is encrypted.
+	c.chunking, _ = client.Extension("CHUNKING")
+	c.chunking = c.chunking && !cfg.NoChunking && cfg.TLS != Insecure
 	c.utf8, _ = client.Extension("SMTPUTF8")
 	var limit string
 	c.size, limit = client.Extension("SIZE")

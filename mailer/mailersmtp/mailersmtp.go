@@ -12,6 +12,7 @@
 package mailersmtp
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -83,6 +84,9 @@ type Config struct {
 	// NoPipelining sends one command at a time even where the server offers
 	// PIPELINING (RFC 2920).
 	NoPipelining bool
+	// NoChunking sends the message with DATA even where the server offers
+	// CHUNKING (RFC 3030) on an encrypted connection.
+	NoChunking bool
 
 	// Dial replaces the dialler, for a proxy.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
@@ -109,6 +113,7 @@ type Transport struct {
 	cfg   Config
 	addr  string
 	slots chan struct{}
+	bufs  sync.Pool // *bytes.Buffer
 
 	mu     sync.Mutex
 	idle   []*conn // the newest last
@@ -182,7 +187,15 @@ func New(cfg Config) (*Transport, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Transport{cfg: cfg, addr: net.JoinHostPort(cfg.Host, fmt.Sprint(cfg.Port)), slots: make(chan struct{}, cfg.Conns)}, nil
+	return &Transport{cfg: cfg, addr: net.JoinHostPort(cfg.Host, fmt.Sprint(cfg.Port)), slots: make(chan struct{}, cfg.Conns),
+		bufs: sync.Pool{New: func() any { return new(bytes.Buffer) }}}, nil
+}
+
+// spare keeps a buffer for another mail, unless an attachment has made it large.
+func (t *Transport) spare(b *bytes.Buffer) {
+	if b.Cap() <= 256<<10 {
+		t.bufs.Put(b)
+	}
 }
 
 func ptr(d time.Duration) *time.Duration { return &d }
@@ -207,12 +220,7 @@ func (t *Transport) send(ctx context.Context, m *mailer.Message) mailer.Result {
 		changed.Headers = append(slices.Clone(m.Headers), mailer.Header{Name: t.cfg.KeyHeader, Value: m.Key})
 		m = &changed
 	}
-	body, err := m.Bytes()
-	if err != nil {
-		return mailer.Invalid(err)
-	}
-	payload, err := dotStuff(body)
-	if err != nil {
+	if err := m.Validate(); err != nil {
 		return mailer.Invalid(err)
 	}
 	select {
@@ -225,14 +233,16 @@ func (t *Transport) send(ctx context.Context, m *mailer.Message) mailer.Result {
 	if c == nil {
 		return res
 	}
-	res, stale := c.transact(ctx, m, payload)
+	l := &letter{Message: m, buf: t.bufs.Get().(*bytes.Buffer)}
+	defer t.spare(l.buf)
+	res, stale := c.transact(ctx, l)
 	if stale && reused {
 		// The server had closed the connection while it was idle, before it
 		// saw anything of this mail.
 		if c, res = t.connect(ctx, m); c == nil {
 			return res
 		}
-		res, _ = c.transact(ctx, m, payload)
+		res, _ = c.transact(ctx, l)
 	}
 	t.put(c)
 	return res

@@ -1,9 +1,11 @@
 package mailersmtp_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -89,18 +91,20 @@ func failures() []failure {
 	}
 }
 
-// TestOutcomeIsWhatTheServerDid runs every failure with and without pipelining.
+// TestOutcomeIsWhatTheServerDid runs every failure with and without pipelining,
+// and with the message sent either way.
 func TestOutcomeIsWhatTheServerDid(t *testing.T) {
 	for _, f := range failures() {
-		for _, pipelining := range []bool{true, false} {
-			name := f.name + ", pipelined"
-			if !pipelining {
-				name = f.name + ", one by one"
+		for way := range 4 {
+			pipelining, chunking := way&1 == 0, way&2 == 0
+			if chunking && f.server.Steps["DATA"] != (mailertest.Step{}) {
+				continue // there is no DATA
 			}
+			name := fmt.Sprintf("%s, pipelined %v, in one piece %v", f.name, pipelining, chunking)
 			t.Run(name, func(t *testing.T) {
 				srv := mailertest.NewSMTP(t, f.server)
 				transport := dialTo(t, srv, func(cfg *mailersmtp.Config) {
-					cfg.NoPipelining = !pipelining
+					cfg.NoPipelining, cfg.NoChunking = !pipelining, !chunking
 					if f.login {
 						cfg.Username, cfg.Password = "app", "secret"
 					}
@@ -126,6 +130,9 @@ func TestOutcomeIsWhatTheServerDid(t *testing.T) {
 				for _, r := range srv.Received() {
 					taken = taken || r.Accepted
 				}
+				for _, line := range srv.Commands() {
+					assert.False(t, strings.HasPrefix(line, "DATA") && chunking || strings.HasPrefix(line, "BDAT") && !chunking, line)
+				}
 				if res.Outcome != mailer.Ambiguous {
 					assert.Equal(t, res.Outcome == mailer.Sent, taken, "result %s, taken %v", res, taken)
 				}
@@ -145,12 +152,27 @@ func TestUnreachableServerIsTheTransportsFault(t *testing.T) {
 }
 
 func TestConnectionSurvivesARefusal(t *testing.T) {
-	srv := mailertest.NewSMTP(t, mailertest.SMTPConfig{TLS: true, Steps: map[string]mailertest.Step{"RCPT": {Reply: "550 5.1.1 unknown", Times: 1}}})
-	transport := dialTo(t, srv, func(cfg *mailersmtp.Config) { cfg.Conns = 1 })
-	require.Equal(t, mailer.Permanent, transport.Send(context.Background(), message()).Outcome)
+	for _, point := range []string{"RCPT", "DOT"} {
+		for _, chunking := range []bool{true, false} {
+			srv := mailertest.NewSMTP(t, mailertest.SMTPConfig{TLS: true, Steps: map[string]mailertest.Step{point: {Reply: "550 5.1.1 unknown", Times: 1}}})
+			transport := dialTo(t, srv, func(cfg *mailersmtp.Config) { cfg.Conns, cfg.NoChunking = 1, !chunking })
+			require.Equal(t, mailer.Permanent, transport.Send(context.Background(), message()).Outcome)
+			require.Equal(t, mailer.Sent, transport.Send(context.Background(), message()).Outcome)
+			require.Equal(t, 1, srv.Connections())
+			if point == "RCPT" || chunking {
+				require.Contains(t, srv.Commands(), "RSET")
+			}
+		}
+	}
+}
+
+// In clear, a box between may have taken a command away that the server offers:
+// the message would be read as commands.
+func TestChunksOnlyWhereNobodyIsBetween(t *testing.T) {
+	srv := mailertest.NewSMTP(t, mailertest.SMTPConfig{})
+	transport := dialTo(t, srv, func(cfg *mailersmtp.Config) { cfg.TLS = mailersmtp.Insecure })
 	require.Equal(t, mailer.Sent, transport.Send(context.Background(), message()).Outcome)
-	require.Equal(t, 1, srv.Connections())
-	require.Contains(t, srv.Commands(), "RSET")
+	require.Contains(t, srv.Commands(), "DATA")
 }
 
 func TestStaleConnectionIsReplaced(t *testing.T) {
@@ -167,7 +189,7 @@ func TestStaleConnectionIsReplaced(t *testing.T) {
 func TestMessageArrivesAsItIs(t *testing.T) {
 	for name, cfg := range map[string]mailertest.SMTPConfig{
 		"STARTTLS": {TLS: true}, "implicit TLS": {Implicit: true}, "login": {TLS: true, Users: map[string]string{"app": "secret"}},
-		"bare": {TLS: true, Extensions: []string{"8BITMIME"}},
+		"bare": {TLS: true, Extensions: []string{"8BITMIME"}}, "DATA": {TLS: true, Extensions: []string{"PIPELINING"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			srv := mailertest.NewSMTP(t, cfg)
@@ -311,6 +333,31 @@ func TestSizeIsCheckedBeforeSending(t *testing.T) {
 	res := dialTo(t, srv, nil).Send(context.Background(), message())
 	require.Equal(t, mailer.Permanent, res.Outcome)
 	require.Equal(t, mailer.FaultMessage, res.Fault)
+}
+
+// A message that is near the limit, or worth a refusal before it is sent, is
+// composed first and its exact size declared; any other is composed while the
+// server answers.
+func TestSizeIsDeclaredWhereItCanMatter(t *testing.T) {
+	small, large := message(), message()
+	large.Attachments = []mailer.Attachment{{Name: "report.csv", Data: bytes.Repeat([]byte("a,b\n"), 20_000)}}
+	for _, c := range []struct {
+		limit    string
+		m        *mailer.Message
+		declared bool
+	}{
+		{"10485760", small, false}, {"10485760", large, true}, {"", large, true}, {"16000", small, true},
+	} {
+		srv := mailertest.NewSMTP(t, mailertest.SMTPConfig{TLS: true, Extensions: []string{"PIPELINING", "SIZE " + c.limit}})
+		res := dialTo(t, srv, nil).Send(context.Background(), c.m)
+		require.Equal(t, mailer.Sent, res.Outcome, "%s", res)
+		got := srv.Received()[0]
+		want := ""
+		if c.declared {
+			want = fmt.Sprint("SIZE=", len(got.Data))
+		}
+		require.Equal(t, want, got.Parameters)
+	}
 }
 
 func TestConnectionsAreBoundedAndRenewed(t *testing.T) {

@@ -13,21 +13,77 @@ import (
 	"github.com/kolekt/commerce/mailer"
 )
 
+// letter is a mail on its way to the wire.
+type letter struct {
+	*mailer.Message
+	buf  *bytes.Buffer
+	body []byte // in Internet Message Format, once composed; in buf after room
+}
+
+// room is what a BDAT command takes at most.
+const room = len("BDAT 9223372036854775807 LAST\r\n")
+
+// compose makes the body, unless it is there from an earlier connection.
+func (l *letter) compose() error {
+	if l.body != nil {
+		return nil
+	}
+	l.buf.Reset()
+	l.buf.Write(make([]byte, room))
+	if _, err := l.WriteTo(l.buf); err != nil {
+		return err
+	}
+	l.body = l.buf.Bytes()[room:]
+	return checkLines(l.body)
+}
+
+// payload is what follows the envelope: the message in one piece with its length
+// before it, or with its dots doubled and its end marked.
+func (l *letter) payload(chunking bool) []byte {
+	if chunking {
+		bdat := fmt.Appendf(nil, "BDAT %d LAST\r\n", len(l.body))
+		p := l.buf.Bytes()[room-len(bdat) : room+len(l.body)]
+		copy(p, bdat)
+		return p
+	}
+	return dotStuff(l.body)
+}
+
+// large reports whether the size has to be known first: because it can be over
+// the server's limit, or because a refusal by size (RFC 1870) saves sending it.
+// Encoding makes an octet four at the most.
+func (l *letter) large(limit int64) bool {
+	octets := len(l.Text) + len(l.HTML)
+	for _, a := range l.Attachments {
+		octets += len(a.Data)
+	}
+	return octets > 64<<10 || limit > 0 && int64(4*octets+16<<10) > limit
+}
+
 // transact sends one mail in two round trips: MAIL, RCPT and DATA together
-// (RFC 2920), then the message. Without PIPELINING the commands go one by one.
+// (RFC 2920), then the message. A server that takes the message in one piece of
+// known length (RFC 3030) gets BDAT with it, and no DATA before: it needn't look
+// for the end, and nothing in the message can be taken for one. Without
+// PIPELINING the commands go one by one. A message that isn't large is composed
+// while the server answers the first.
 //
 // Where it ends decides what is known. Before the last byte of the message has
 // been handed to the kernel, a broken connection means not sent; after it, only
 // a reply can tell. stale says that the server closed the connection before it
 // answered anything.
-func (c *conn) transact(ctx context.Context, m *mailer.Message, payload []byte) (res mailer.Result, stale bool) {
-	if m.NeedsUTF8() && !c.utf8 {
+func (c *conn) transact(ctx context.Context, l *letter) (res mailer.Result, stale bool) {
+	if l.NeedsUTF8() && !c.utf8 {
 		return mailer.Result{Outcome: mailer.Permanent, Fault: mailer.FaultMessage, Stage: "mail", Enhanced: "5.6.7",
 			Err: errors.New("mailersmtp: the address needs SMTPUTF8, which the server does not offer")}, false
 	}
-	if c.maxSize > 0 && int64(len(payload)) > c.maxSize {
-		return mailer.Result{Outcome: mailer.Permanent, Fault: mailer.FaultMessage, Stage: "mail", Enhanced: "5.3.4",
-			Err: fmt.Errorf("mailersmtp: the message has %d octets, the server takes %d", len(payload), c.maxSize)}, false
+	if l.large(c.maxSize) {
+		if err := l.compose(); err != nil {
+			return mailer.Invalid(err), false
+		}
+		if c.maxSize > 0 && int64(len(l.body)) > c.maxSize {
+			return mailer.Result{Outcome: mailer.Permanent, Fault: mailer.FaultMessage, Stage: "mail", Enhanced: "5.3.4",
+				Err: fmt.Errorf("mailersmtp: the message has %d octets, the server takes %d", len(l.body), c.maxSize)}, false
+		}
 	}
 	c.mails++
 	// Until the message is complete, the end of ctx ends the transaction.
@@ -37,7 +93,7 @@ func (c *conn) transact(ctx context.Context, m *mailer.Message, payload []byte) 
 	})
 	defer stop()
 
-	res, answered, ok := c.envelope(ctx, m, len(payload))
+	res, answered, ok := c.envelope(ctx, l)
 	if !ok {
 		return res, c.broken && !answered
 	}
@@ -49,11 +105,12 @@ func (c *conn) transact(ctx context.Context, m *mailer.Message, payload []byte) 
 		c.broken = true
 		return lost("data", err), false
 	}
+	payload := l.payload(c.chunking)
 	if n, err := c.write(payload); err != nil {
 		c.broken = true
 		res = lost("body", err)
-		// The terminator is the last five octets. Unless all of them went, the
-		// server can't have taken the mail.
+		// Unless the last octet went, which is the message's or that of the line
+		// that ends it, the server can't have taken the mail.
 		if n >= len(payload) {
 			res.Outcome = mailer.Ambiguous
 		}
@@ -65,7 +122,7 @@ func (c *conn) transact(ctx context.Context, m *mailer.Message, payload []byte) 
 		return mailer.Result{Outcome: mailer.Ambiguous, Fault: mailer.FaultNetwork, Stage: "reply",
 			Err: fmt.Errorf("mailersmtp: the connection broke after the message and before its reply: %w", plain(err))}, false
 	}
-	c.dirty = false
+	c.dirty = c.chunking && code/100 != 2 // a refused BDAT leaves it undefined
 	if code/100 == 2 {
 		c.broken = code == 221
 		return mailer.Result{Outcome: mailer.Sent, Stage: "reply", Code: code, Enhanced: enhanced(text), ProviderID: queueID(text)}, false
@@ -75,9 +132,12 @@ func (c *conn) transact(ctx context.Context, m *mailer.Message, payload []byte) 
 
 // envelope gets the server to the point where it wants the message. ok is
 // false when it did not get there; answered says that there was a reply.
-func (c *conn) envelope(ctx context.Context, m *mailer.Message, size int) (res mailer.Result, answered, ok bool) {
+func (c *conn) envelope(ctx context.Context, l *letter) (res mailer.Result, answered, ok bool) {
 	stages := []string{"mail", "rcpt", "data"}
-	commands := []string{"MAIL FROM:<" + m.Sender() + ">" + c.parameters(m, size), "RCPT TO:<" + m.To.Email + ">", "DATA"}
+	commands := []string{"MAIL FROM:<" + l.Sender() + ">" + c.parameters(l), "RCPT TO:<" + l.To.Email + ">", "DATA"}
+	if c.chunking {
+		stages, commands = stages[:2], commands[:2]
+	}
 	if c.dirty {
 		stages = append([]string{"reset"}, stages...)
 		commands = append([]string{"RSET"}, commands...)
@@ -96,6 +156,10 @@ func (c *conn) envelope(ctx context.Context, m *mailer.Message, size int) (res m
 			if _, err := c.write([]byte(batch + "\r\n")); err != nil {
 				c.broken = true
 				return lost(stage, err), answered, false
+			}
+			if err := l.compose(); err != nil {
+				c.broken = true
+				return mailer.Invalid(err), true, false
 			}
 		} else if err := c.deadline(ctx); err != nil {
 			c.broken = true
@@ -144,12 +208,12 @@ func (c *conn) envelope(ctx context.Context, m *mailer.Message, size int) (res m
 // parameters are those of MAIL. The body is always 7 bit: composition encodes
 // it. SMTPUTF8 is asked for only where an address needs it, since strict
 // servers refuse to hand such mail on.
-func (c *conn) parameters(m *mailer.Message, size int) string {
+func (c *conn) parameters(l *letter) string {
 	p := ""
-	if c.size {
-		p += " SIZE=" + strconv.Itoa(size)
+	if c.size && l.body != nil {
+		p += " SIZE=" + strconv.Itoa(len(l.body))
 	}
-	if m.NeedsUTF8() {
+	if l.NeedsUTF8() {
 		p += " BODY=8BITMIME SMTPUTF8"
 	}
 	return p
@@ -239,14 +303,19 @@ func queueID(text string) string {
 
 var crlf = []byte("\r\n")
 
-// dotStuff makes a message ready for DATA (RFC 5321, section 4.5.2), its end
-// included. It refuses lone CR and LF: servers that disagree on them are how
-// one message is smuggled in another.
-func dotStuff(body []byte) ([]byte, error) {
+// checkLines refuses lone CR and LF: servers that disagree on them are how one
+// message is smuggled in another.
+func checkLines(body []byte) error {
 	pairs := bytes.Count(body, crlf)
-	if bytes.Count(body, crlf[:1]) != pairs || bytes.Count(body, crlf[1:]) != pairs || bytes.IndexByte(body, 0) >= 0 {
-		return nil, errors.New("mailersmtp: the message has a lone CR, a lone LF or a NUL")
+	if bytes.Count(body, crlf[:1]) != pairs || bytes.Count(body, crlf[1:]) != pairs || bytes.IndexByte(body, 0) >= 0 || !bytes.HasSuffix(body, crlf) {
+		return errors.New("mailersmtp: the message has a lone CR, a lone LF or a NUL, or no end of line at its end")
 	}
+	return nil
+}
+
+// dotStuff makes a message ready for DATA (RFC 5321, section 4.5.2), its end
+// included.
+func dotStuff(body []byte) []byte {
 	out := make([]byte, 0, len(body)+len(body)/50+8)
 	if len(body) > 0 && body[0] == '.' {
 		out = append(out, '.')
@@ -260,9 +329,5 @@ func dotStuff(body []byte) ([]byte, error) {
 		out = append(out, '.')
 		body = body[i+3:]
 	}
-	out = append(out, body...)
-	if !bytes.HasSuffix(out, crlf) {
-		out = append(out, crlf...)
-	}
-	return append(out, ".\r\n"...), nil
+	return append(append(out, body...), ".\r\n"...)
 }

@@ -22,8 +22,8 @@ import (
 
 // Step is what a scripted server does at a point of the dialogue instead of
 // saying yes. The points are "GREETING", "EHLO", "STARTTLS", "AUTH", "MAIL",
-// "RCPT", "DATA", "BODY" (while the message comes in), "DOT" (after it) and
-// "RSET".
+// "RCPT", "DATA", "BODY" (while the message comes in), "DOT" (after it, also
+// when it came with BDAT) and "RSET".
 type Step struct {
 	// Reply is sent instead of the usual answer, such as "550 5.1.1 unknown".
 	Reply string
@@ -48,8 +48,8 @@ type SMTPConfig struct {
 	// Users maps names to passwords (XOAUTH2: to tokens) and offers AUTH PLAIN,
 	// LOGIN, SCRAM-SHA-256 and XOAUTH2, over TLS only. A login is then required.
 	Users map[string]string
-	// Extensions are offered; nil means PIPELINING, SIZE, 8BITMIME, SMTPUTF8
-	// and ENHANCEDSTATUSCODES.
+	// Extensions are offered; nil means PIPELINING, CHUNKING, SIZE, 8BITMIME,
+	// SMTPUTF8 and ENHANCEDSTATUSCODES.
 	Extensions []string
 }
 
@@ -96,7 +96,7 @@ func NewSMTP(t testing.TB, cfg SMTPConfig) *SMTP {
 	s.Host = host
 	s.Port, _ = strconv.Atoi(port)
 	if s.cfg.Extensions == nil {
-		s.cfg.Extensions = []string{"PIPELINING", "SIZE 10485760", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"}
+		s.cfg.Extensions = []string{"PIPELINING", "CHUNKING", "SIZE 10485760", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"}
 	}
 	if cfg.TLS || cfg.Implicit {
 		s.cert, s.roots, err = selfSigned()
@@ -244,6 +244,7 @@ type session struct {
 	user    string
 	secure  bool
 	current *Received
+	chunks  []byte // of BDAT, so far
 }
 
 // say answers a point with its step or the usual reply; goOn false ends the
@@ -354,8 +355,10 @@ func (c *session) command(verb, rest string) bool {
 			return ok
 		}
 		return c.data()
+	case "BDAT":
+		return c.bdat(rest)
 	case "RSET":
-		c.current = nil
+		c.current, c.chunks = nil, nil
 		_, ok := c.say("RSET", "250 2.0.0 ok")
 		return ok
 	case "NOOP":
@@ -416,6 +419,40 @@ func (c *session) data() bool {
 		}
 		body = append(body, strings.TrimPrefix(line, ".")...)
 	}
+	return c.take(body)
+}
+
+// bdat reads a chunk whatever it thinks of it, as RFC 3030 wants.
+func (c *session) bdat(rest string) bool {
+	length, last, _ := strings.Cut(rest, " ")
+	n, err := strconv.ParseUint(length, 10, 31)
+	if err != nil || last != "" && !strings.EqualFold(last, "LAST") {
+		return false // what follows can't be told from commands
+	}
+	if step, ok := c.s.step("BODY"); ok && step.Drop {
+		_, _ = c.r.ReadByte() // the client has begun
+		return false
+	}
+	chunk := make([]byte, n)
+	if _, err := io.ReadFull(c.r, chunk); err != nil {
+		return false
+	}
+	if c.current == nil || c.current.To == "" {
+		_, ok := c.say("BDAT", "503 5.5.1 RCPT first")
+		return ok
+	}
+	c.chunks = append(c.chunks, chunk...)
+	if last == "" {
+		_, ok := c.say("BDAT", "250 2.0.0 more")
+		return ok
+	}
+	body := c.chunks
+	c.chunks = nil
+	return c.take(body)
+}
+
+// take records a message that is complete and answers it.
+func (c *session) take(body []byte) bool {
 	got := *c.current
 	got.Data = body
 	c.current = nil

@@ -97,7 +97,14 @@ select id, key_hash, 3, 1, domain, run_at, now() from mailer_outbox`)
 		}
 		return time.Since(start)
 	}
-	var alone, trip, row, with []time.Duration
+	// The order's insert and the mail in one round trip, in a transaction and as
+	// one.
+	order := func(b *pgx.Batch) { b.Queue("insert into orders (note) values ($1)", "order") }
+	along := func(db mailerpg.DB, mail []mailer.Enqueue) error {
+		_, err := svc.WithStore(mailerpg.New(db).Along(order)).EnqueueAll(ctx, mail)
+		return err
+	}
+	var alone, trip, row, with, riding, single []time.Duration
 	for range 1500 {
 		alone = append(alone, transaction(func(pgx.Tx) error { return nil }))
 		trip = append(trip, transaction(func(tx pgx.Tx) error {
@@ -114,9 +121,27 @@ select id, key_hash, 3, 1, domain, run_at, now() from mailer_outbox`)
 			_, err := svc.WithStore(mailerpg.New(tx)).EnqueueAll(ctx, mail)
 			return err
 		}))
+		mail = prepare(1)
+		start := time.Now()
+		if err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error { return along(tx, mail) }); err != nil {
+			t.Fatal(err)
+		}
+		riding = append(riding, time.Since(start))
+		mail = prepare(1)
+		start = time.Now()
+		if err := along(pool, mail); err != nil {
+			t.Fatal(err)
+		}
+		single = append(single, time.Since(start))
 	}
 	t.Logf("history %d rows, fsync on", history)
 	t.Logf("transaction alone median %.3f ms, with a mail %.3f ms: +%.3f ms (best %.3f and %.3f: +%.3f)", ms(median(alone)), ms(median(with)), ms(median(with)-median(alone)), ms(fastest(alone)), ms(fastest(with)), ms(fastest(with)-fastest(alone)))
+	for _, w := range []struct {
+		name string
+		took []time.Duration
+	}{{"with a mail that the order goes along with", riding}, {"both on the pool, without a transaction of the caller's", single}} {
+		t.Logf("  %s: %.3f ms, %+.3f ms (best %+.3f)", w.name, ms(median(w.took)), ms(median(w.took)-median(alone)), ms(fastest(w.took)-fastest(alone)))
+	}
 	t.Logf("  with select 1: +%.3f ms (best +%.3f); with a bare INSERT of the same columns into the same indexes: +%.3f ms (best +%.3f)", ms(median(trip)-median(alone)), ms(fastest(trip)-fastest(alone)), ms(median(row)-median(alone)), ms(fastest(row)-fastest(alone)))
 
 	// Eight at a time, which share the writes of their commits.
@@ -152,7 +177,7 @@ select id, key_hash, 3, 1, domain, run_at, now() from mailer_outbox`)
 	t.Logf("%d callers: transactions alone median %.0f/s, with a mail %.0f/s", callers, per(callers*each, median(crowdAlone)), per(callers*each, median(crowdWith)))
 
 	// A thousand at once, beside a bare INSERT of a thousand.
-	const batch, rounds = 1000, 20
+	const batch, rounds = 1000, 40
 	var bare, wide, ours []time.Duration
 	for range rounds {
 		mails := prepare(batch)
@@ -178,47 +203,88 @@ select id, key_hash, 3, 1, domain, run_at, now() from mailer_outbox`)
 	t.Logf("  a bare INSERT of the same columns into the same indexes and history: median %.0f/s, best %.0f/s; ratio %.2f, of the best %.2f", per(batch, median(wide)), per(batch, fastest(wide)),
 		float64(median(wide))/float64(median(ours)), float64(fastest(wide))/float64(fastest(ours)))
 
+	// The same from several callers at once, which is how an outbox is filled.
+	for _, callers := range []int{2, 4} {
+		var wide, ours []time.Duration
+		for range 6 {
+			lots := make([][]mailer.Enqueue, callers)
+			for c := range lots {
+				lots[c] = prepare(4 * batch)
+			}
+			wide = append(wide, together(callers, func(c int) {
+				for from := 0; from < len(lots[c]); from += batch {
+					exec(insertTwin, turned(lots[c][from:from+batch])...)
+				}
+			}))
+			ours = append(ours, together(callers, func(c int) {
+				for from := 0; from < len(lots[c]); from += batch {
+					if _, err := svc.EnqueueAll(ctx, lots[c][from:from+batch]); err != nil {
+						t.Error(err)
+					}
+				}
+			}))
+		}
+		t.Logf("  %d callers: median %.0f/s, best %.0f/s; the bare INSERT of the same columns median %.0f/s, best %.0f/s", callers, per(callers*4*batch, median(ours)),
+			per(callers*4*batch, fastest(ours)), per(callers*4*batch, median(wide)), per(callers*4*batch, fastest(wide)))
+	}
+
 	// Claim and ack a hundred, beside a bare claim and ack of the same table shape.
 	exec("create index bare_open on bare (at, id) where state = 0")
 	exec("analyze bare")
-	const lot = 100
-	var bareWork, ourWork []time.Duration
-	for range 150 {
-		start := time.Now()
+	bareLot := func(lot int) {
 		rows, err := pool.Query(ctx, "update bare u set state = 1 from (select id from bare where state = 0 order by at, id limit $1 for update skip locked) d where u.id = d.id returning u.id, u.body", lot)
 		if err != nil {
-			t.Fatal(err)
+			t.Error(err)
+			return
 		}
 		ids, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (string, error) {
 			var id, body string
 			err := r.Scan(&id, &body)
 			return id, err
 		})
-		if err != nil {
-			t.Fatal(err)
+		if err != nil || len(ids) != lot {
+			t.Errorf("claimed %d: %v", len(ids), err)
 		}
 		exec("update bare set state = 2 where id = any ($1)", ids)
-		bareWork = append(bareWork, time.Since(start))
-
-		start = time.Now()
+	}
+	ourLot := func(lot int) {
 		leased, err := store.Claim(ctx, mailer.Claim{Now: time.Now().Add(time.Hour), Limit: lot, Lease: time.Minute})
-		if err != nil {
-			t.Fatal(err)
+		if err != nil || len(leased) != lot {
+			t.Errorf("claimed %d: %v", len(leased), err)
 		}
-		if len(leased) != lot || len(ids) != lot {
-			t.Fatalf("claimed %d and %d", len(leased), len(ids))
-		}
-		acks := make([]mailer.Ack, lot)
+		acks := make([]mailer.Ack, len(leased))
 		for i, m := range leased {
 			acks[i] = mailer.Ack{ID: m.ID, Attempt: m.Attempts, State: mailer.Done, At: time.Now(), Transport: "smtp", Code: 250}
 		}
-		if got, err := store.Ack(ctx, acks); err != nil || got != lot {
-			t.Fatalf("ack %d: %v", got, err)
+		if got, err := store.Ack(ctx, acks); err != nil || got != len(leased) {
+			t.Errorf("ack %d: %v", got, err)
 		}
-		ourWork = append(ourWork, time.Since(start))
 	}
-	t.Logf("claim and ack, %d at a time: median %.0f/s, best %.0f/s; bare UPDATEs median %.0f/s, best %.0f/s; ratio %.2f, of the best %.2f", lot, per(lot, median(ourWork)), per(lot, fastest(ourWork)),
-		per(lot, median(bareWork)), per(lot, fastest(bareWork)), float64(median(bareWork))/float64(median(ourWork)), float64(fastest(bareWork))/float64(fastest(ourWork)))
+	for _, lot := range []int{100, 1000} { // Config.Batch by default, and at most
+		var bareWork, ourWork []time.Duration
+		for range 17_000 / lot {
+			bareWork, ourWork = append(bareWork, timed(func() { bareLot(lot) })), append(ourWork, timed(func() { ourLot(lot) }))
+		}
+		t.Logf("claim and ack, %d at a time: median %.0f/s, best %.0f/s; bare UPDATEs median %.0f/s, best %.0f/s; ratio %.2f, of the best %.2f", lot, per(lot, median(ourWork)), per(lot, fastest(ourWork)),
+			per(lot, median(bareWork)), per(lot, fastest(bareWork)), float64(median(bareWork))/float64(median(ourWork)), float64(fastest(bareWork))/float64(fastest(ourWork)))
+	}
+}
+
+func timed(f func()) time.Duration {
+	start := time.Now()
+	f()
+	return time.Since(start)
+}
+
+// together runs f in several goroutines and returns how long all took.
+func together(n int, f func(i int)) time.Duration {
+	var wg sync.WaitGroup
+	start := time.Now()
+	for i := range n {
+		wg.Go(func() { f(i) })
+	}
+	wg.Wait()
+	return time.Since(start)
 }
 
 const insertTwin = `
