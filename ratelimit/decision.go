@@ -4,25 +4,43 @@ import "time"
 
 // Decision is the answer to one request.
 type Decision struct {
-	// Allowed says that the request may go on, and was charged.
-	Allowed bool
-	// WouldDeny says that a shadow window had no room.
-	WouldDeny bool
-	// Source says who decided.
-	Source Source
-	// Violated is the name of the window that refused; of several, the one that
-	// takes longest. Empty when allowed.
-	Violated string
-	// RetryAfter is how long until the same request would have room; 0 when
-	// allowed, Never when the cost is over the limit.
-	RetryAfter time.Duration
-
-	plan  *Plan // that was applied
-	cost  int64
-	spans *Spans
-	out   Outcome
-	used  Used
+	// Seven words, which with an error are what Go returns in registers: a copy of
+	// more would be a fifth of the time of a decision in memory.
+	term *term   // what was asked; nil for the zero Decision
+	out  Outcome // with the cost in its state, when allowed
+	used Used
 }
+
+// Allowed reports whether the request may go on. Unless it was a peek, it was
+// charged then.
+func (d *Decision) Allowed() bool { return d.out.state > 0 }
+
+// RetryAfter returns how long until the same request would have room; 0 when
+// allowed, Never when the cost is over the limit.
+func (d *Decision) RetryAfter() time.Duration {
+	if wait := d.out.state.wait(); wait != WaitForever {
+		return micros(wait)
+	}
+	return Never
+}
+
+// Violated returns the name of the window that refused; of several, the one
+// that takes longest. Empty when allowed.
+func (d *Decision) Violated() string {
+	if d.out.state >= 0 {
+		return ""
+	}
+	return d.Plan().windows[d.out.state.worst()].Name
+}
+
+// WouldDeny reports whether a shadow window had no room.
+func (d *Decision) WouldDeny() bool {
+	over := d.out.state.over()
+	return over != 0 && over&d.Plan().shadow != 0
+}
+
+// Source says who decided.
+func (d *Decision) Source() Source { return d.out.state.source() }
 
 // WindowState is where a window stands after a decision.
 type WindowState struct {
@@ -44,10 +62,25 @@ type WindowState struct {
 
 // Plan returns the plan that was applied; nil for the zero Decision. While a
 // Guard decides locally, it has the local share of the limits.
-func (d *Decision) Plan() *Plan { return d.plan }
+func (d *Decision) Plan() *Plan {
+	if d.term == nil {
+		return nil
+	}
+	if source := d.out.state.source(); source == FromLocal || source == FromFailure {
+		if g, ok := d.term.decider.(*guarded); ok {
+			return g.plan
+		}
+	}
+	return d.term.plan
+}
 
-// Cost returns what was asked for.
-func (d *Decision) Cost() int64 { return d.cost }
+// Cost returns what was asked for; 0 when refused, for nothing was charged.
+func (d *Decision) Cost() int64 {
+	if d.out.state < 0 {
+		return 0
+	}
+	return d.out.state.amount()
+}
 
 // At returns the time of the decision by the store's clock; zero when no store
 // was asked.
@@ -60,19 +93,20 @@ func (d *Decision) At() time.Time {
 
 // Len returns the number of windows.
 func (d *Decision) Len() int {
-	if d.plan == nil {
+	if d.term == nil {
 		return 0
 	}
-	return len(d.plan.rules)
+	return len(d.term.plan.rules)
 }
 
 // Window returns where the i-th window of the plan stands.
 func (d *Decision) Window(i int) WindowState {
-	r, level := &d.plan.rules[i], d.used.Of(i)
+	p := d.Plan()
+	r, level := &p.rules[i], d.used.Of(i)
 	s := WindowState{
-		Name:   d.plan.windows[i].Name,
+		Name:   p.windows[i].Name,
 		Limit:  r.Limit,
-		Over:   d.out.Over()&(1<<i) != 0,
+		Over:   d.out.state.over()&(1<<i) != 0,
 		Shadow: r.Shadow,
 	}
 	switch r.Algorithm {
@@ -90,8 +124,8 @@ func (d *Decision) Window(i int) WindowState {
 		}
 	case Period:
 		s.Remaining = max(r.Limit-level, 0)
-		if d.spans != nil && d.out.Now != 0 {
-			s.Reset = micros(max(d.spans[i].To-d.out.Now, 0))
+		if spans := d.term.spans; spans != nil && d.out.Now != 0 {
+			s.Reset = micros(max(spans[i].To-d.out.Now, 0))
 		}
 		if level > 0 {
 			s.Next = s.Reset
@@ -102,7 +136,7 @@ func (d *Decision) Window(i int) WindowState {
 			// The slots' own ages stay in the store: this is the bound.
 			s.Reset = micros(r.Interval * (RollingSlots + 1))
 			s.Next = micros(r.Interval)
-			if worst, wait := d.out.worst(); worst == i && wait > 0 && wait != WaitForever {
+			if wait := d.out.state.wait(); wait != 0 && wait != WaitForever && d.out.state.worst() == i {
 				s.Next = micros(wait)
 			}
 		}
@@ -120,8 +154,8 @@ func (d *Decision) Nearest() (s WindowState, ok bool) {
 		case w.Shadow:
 		case !ok:
 			s, ok = w, true
-		case d.Violated != "":
-			if w.Name == d.Violated {
+		case d.out.state < 0:
+			if i == d.out.state.worst() {
 				s = w
 			}
 		case share(w) < share(s):
@@ -137,25 +171,6 @@ func share(w WindowState) int64 {
 		return 0
 	}
 	return w.Remaining * 1_000_000 / w.Limit
-}
-
-// conclude fills in what follows from the outcome.
-func (d *Decision) conclude() {
-	over := d.out.Over()
-	if over == 0 {
-		d.Allowed = true
-		return
-	}
-	d.WouldDeny = over&d.plan.shadow != 0
-	if over&^d.plan.shadow == 0 {
-		d.Allowed = true
-		return
-	}
-	i, wait := d.out.worst()
-	d.Violated = d.plan.windows[i].Name
-	if d.RetryAfter = Never; wait != WaitForever {
-		d.RetryAfter = micros(wait)
-	}
 }
 
 func micros(n int64) time.Duration { return time.Duration(n) * time.Microsecond }

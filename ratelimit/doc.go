@@ -6,8 +6,8 @@
 //	free, err := ratelimit.NewPlan("free", ratelimit.PerMinute(10), ratelimit.PerMonth(1000))
 //
 //	d, err := limiter.Allow(ctx, "acct_1", free, 1)
-//	if err == nil && !d.Allowed {
-//		// d.Violated names the window, d.RetryAfter says when to come back.
+//	if err == nil && !d.Allowed() {
+//		// d.Violated() names the window, d.RetryAfter() says when to come back.
 //	}
 //
 // # Plans

@@ -55,28 +55,29 @@ func newEvents(hook func(context.Context, Event), nearPercent int) *events {
 }
 
 func (e *events) hear(ctx context.Context, scope, key string, d *Decision) {
-	if d.plan.periods == 0 || d.Source != FromStore {
+	plan, spans := d.term.plan, d.term.spans
+	if plan.periods == 0 || d.Source() != FromStore {
 		return
 	}
-	for i := range d.plan.rules {
-		r := &d.plan.rules[i]
+	for i := range plan.rules {
+		r := &plan.rules[i]
 		if r.Algorithm != Period || r.Limit == 0 {
 			continue
 		}
-		used, over := d.used.Of(i), d.out.Over()&(1<<i) != 0
+		used, over := d.used.Of(i), d.out.state.over()&(1<<i) != 0
 		kind := EventKind("")
 		if over {
-			if !e.firstRefusal(key, d.plan.windows[i].Name, d.spans[i].To) {
+			if !e.firstRefusal(key, plan.windows[i].Name, spans[i].To) {
 				continue
 			}
 			kind = LimitReached
-		} else if d.Allowed {
-			before, threshold := used-d.cost, (r.Limit*e.near+99)/100
+		} else if d.Allowed() {
+			before, threshold := used-d.Cost(), (r.Limit*e.near+99)/100
 			switch {
 			case before < r.Limit && used >= r.Limit:
 				kind = LimitReached
 				// A later refusal is not news.
-				e.firstRefusal(key, d.plan.windows[i].Name, d.spans[i].To)
+				e.firstRefusal(key, plan.windows[i].Name, spans[i].To)
 			case before < threshold && used >= threshold:
 				kind = NearLimit
 			}
@@ -85,11 +86,11 @@ func (e *events) hear(ctx context.Context, scope, key string, d *Decision) {
 			continue
 		}
 		e.hook(ctx, Event{
-			ID: scope + "/" + key + "/" + d.plan.windows[i].Name + "/" +
-				strconv.FormatInt(d.spans[i].To/1_000_000, 10) + "/" + string(kind),
-			Kind: kind, Key: key, Plan: d.plan.name, Window: d.plan.windows[i].Name,
+			ID: scope + "/" + key + "/" + plan.windows[i].Name + "/" +
+				strconv.FormatInt(spans[i].To/1_000_000, 10) + "/" + string(kind),
+			Kind: kind, Key: key, Plan: plan.name, Window: plan.windows[i].Name,
 			Used: used, Limit: r.Limit,
-			Until: time.UnixMicro(d.spans[i].To).UTC(), At: d.At(),
+			Until: time.UnixMicro(spans[i].To).UTC(), At: d.At(),
 		})
 	}
 }

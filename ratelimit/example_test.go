@@ -25,7 +25,7 @@ func Example() {
 		if err != nil {
 			panic(err)
 		}
-		fmt.Printf("%t %d %q\n", d.Allowed, d.Window(1).Remaining, d.Violated)
+		fmt.Printf("%t %d %q\n", d.Allowed(), d.Window(1).Remaining, d.Violated())
 	}
 	// Output:
 	// true 999 ""
@@ -45,7 +45,7 @@ func ExampleLimiter_Reserve() {
 		panic(err)
 	}
 	r, err := limiter.Reserve(ctx, ratelimit.Call{Key: "acct_1", Plan: plan, Cost: 4000})
-	if err != nil || !r.Allowed {
+	if err != nil || !r.Allowed() {
 		panic("no room")
 	}
 	if err := r.Commit(ctx, 1234); err != nil { // what it took
@@ -91,7 +91,7 @@ func ExampleStrict_countRefused() {
 		panic(err)
 	}
 	refused := func(account string, d ratelimit.Decision) {
-		if !d.Allowed {
+		if !d.Allowed() {
 			_, _ = counter.Allow(ctx, account, day, 1) // a figure may miss one
 		}
 	}

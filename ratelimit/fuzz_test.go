@@ -35,7 +35,7 @@ type said struct {
 
 func (s *said) Prepare(string, *ratelimit.Plan) (ratelimit.Decider, error) { return s, nil }
 
-func (s *said) Decide(context.Context, ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
+func (s *said) Decide(context.Context, ratelimit.Op, ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
 	return s.out, s.used, nil
 }
 
@@ -82,13 +82,13 @@ func FuzzHeaders(f *testing.F) {
 				t.Fatalf("%+v", w)
 			}
 		}
-		if d.Allowed != (h.Get("Retry-After") == "") && d.RetryAfter != ratelimit.Never {
+		if d.Allowed() != (h.Get("Retry-After") == "") && d.RetryAfter() != ratelimit.Never {
 			t.Fatal(h)
 		}
 		if v := h.Get("Retry-After"); v != "" {
 			n, err := strconv.ParseInt(v, 10, 64)
-			if err != nil || n < int64(d.RetryAfter/time.Second) {
-				t.Fatalf("%v of %v", h, d.RetryAfter)
+			if err != nil || n < int64(d.RetryAfter()/time.Second) {
+				t.Fatalf("%v of %v", h, d.RetryAfter())
 			}
 		}
 	})

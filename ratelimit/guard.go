@@ -219,13 +219,13 @@ func (d *guarded) learn(ctx context.Context, req Request, used Used) {
 		if want <= 0 {
 			continue
 		}
-		ask := Request{Key: req.Key, Cost: 1, Op: Peek, Spans: k.spansOf(req.Spans)}
-		out, has, err := k.local.Decide(ctx, ask)
+		ask := Request{Key: req.Key, Cost: 1, Spans: k.spansOf(req.Spans)}
+		out, has, err := k.local.Decide(ctx, Peek, ask)
 		if err != nil || out.Stale() || has.Of(0) >= want {
 			continue
 		}
-		ask.Op, ask.Cost = Take, want-has.Of(0)
-		_, _, _ = k.local.Decide(ctx, ask) // without it the share is the whole limit's
+		ask.Cost = want - has.Of(0)
+		_, _, _ = k.local.Decide(ctx, Take, ask) // without it the share is the whole limit's
 	}
 }
 
@@ -253,29 +253,28 @@ func (p *Plan) share(n int64) (local *Plan, closed uint8, err error) {
 	if local, err = newPlan(p.name, windows, false); err != nil {
 		return nil, 0, err
 	}
-	local.shareOf = p
 	return local, closed, nil
 }
 
 // Decide implements Decider.
-func (d *guarded) Decide(ctx context.Context, req Request) (Outcome, Used, error) {
+func (d *guarded) Decide(ctx context.Context, op Op, req Request) (Outcome, Used, error) {
 	g := d.guard
-	if req.Op == Adjust && req.Local {
-		return d.alone(ctx, req)
+	if op == adjustLocal {
+		return d.alone(ctx, Adjust, req)
 	}
 	if g.away.Load() {
 		g.probe(ctx, d.remote, req)
-		if req.Op == Adjust {
+		if op == Adjust {
 			return Outcome{}, Used{}, fmt.Errorf("%w: nothing was adjusted", ErrUnavailable)
 		}
-		return d.alone(ctx, req)
+		return d.alone(ctx, op, req)
 	}
-	out, used, err := d.ask(ctx, req)
+	out, used, err := d.ask(ctx, op, req)
 	if err == nil {
 		if g.misses.Load() != 0 {
 			g.misses.Store(0)
 		}
-		if len(d.known) > 0 && req.Op != Adjust && !out.Stale() {
+		if len(d.known) > 0 && op != Adjust && !out.Stale() {
 			d.learn(ctx, req, used)
 		}
 		return out, used, nil
@@ -286,21 +285,21 @@ func (d *guarded) Decide(ctx context.Context, req Request) (Outcome, Used, error
 	if g.misses.Add(1) >= int64(g.cfg.Misses) {
 		g.leave(err)
 	}
-	if req.Op == Adjust {
+	if op == Adjust {
 		return Outcome{}, Used{}, err
 	}
-	return d.alone(ctx, req)
+	return d.alone(ctx, op, req)
 }
 
 var errBudget = fmt.Errorf("%w: no answer within the guard's budget", ErrUnavailable)
 
 // ask asks the store and waits no longer than the budget.
-func (d *guarded) ask(ctx context.Context, req Request) (Outcome, Used, error) {
+func (d *guarded) ask(ctx context.Context, op Op, req Request) (Outcome, Used, error) {
 	budget := d.guard.cfg.Budget
 	if d.guard.inline {
 		ctx, cancel := context.WithTimeout(ctx, budget)
 		defer cancel()
-		return d.remote.Decide(ctx, req)
+		return d.remote.Decide(ctx, op, req)
 	}
 	type answer struct {
 		out  Outcome
@@ -313,7 +312,7 @@ func (d *guarded) ask(ctx context.Context, req Request) (Outcome, Used, error) {
 	within, cancel := context.WithTimeout(ctx, budget)
 	defer cancel()
 	go func() {
-		out, used, err := d.remote.Decide(within, req)
+		out, used, err := d.remote.Decide(within, op, req)
 		answers <- answer{out, used, err}
 	}()
 	select {
@@ -329,8 +328,8 @@ func (d *guarded) ask(ctx context.Context, req Request) (Outcome, Used, error) {
 const closedWait = int64(time.Second / time.Microsecond)
 
 // alone decides without the store.
-func (d *guarded) alone(ctx context.Context, req Request) (Outcome, Used, error) {
-	if req.Op != Adjust {
+func (d *guarded) alone(ctx context.Context, op Op, req Request) (Outcome, Used, error) {
+	if op != Adjust {
 		d.guard.alone.Add(1)
 	}
 	if d.closed != 0 {
@@ -343,7 +342,7 @@ func (d *guarded) alone(ctx context.Context, req Request) (Outcome, Used, error)
 		out.setSource(FromFailure)
 		return out, Used{}, nil
 	}
-	out, used, err := d.local.Decide(ctx, req)
+	out, used, err := d.local.Decide(ctx, op, req)
 	if d.plan.shadow == 1<<len(d.plan.rules)-1 {
 		out.setSource(FromFailure) // every window is open
 	} else {
@@ -395,14 +394,14 @@ func (g *Guard) probe(ctx context.Context, remote Decider, req Request) {
 		g.probes.Add(-1)
 		return
 	}
-	req.Op, req.Cost = Peek, 1
+	req.Cost = 1
 	ctx = context.WithoutCancel(ctx)
 	go func() {
 		defer g.probes.Add(-1)
 		// More patient than a decision: a store that has just come back is slow.
 		ctx, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
-		if _, _, err := remote.Decide(ctx, req); err == nil {
+		if _, _, err := remote.Decide(ctx, Peek, req); err == nil {
 			g.back()
 		}
 	}()

@@ -41,7 +41,7 @@ func (f *fleet) take(t require.TestingT, i int, key string, plan *ratelimit.Plan
 	for range n {
 		d, err := f.instances[i].Allow(context.Background(), key, plan, 1)
 		require.NoError(t, err)
-		if !d.Allowed {
+		if !d.Allowed() {
 			break
 		}
 		admitted++

@@ -49,7 +49,7 @@ type flakyDecider struct {
 	ratelimit.Decider
 }
 
-func (d *flakyDecider) Decide(ctx context.Context, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
+func (d *flakyDecider) Decide(ctx context.Context, op ratelimit.Op, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
 	d.asked.Add(1)
 	if d.refuse.Load() {
 		return ratelimit.Outcome{}, ratelimit.Used{}, errors.New("connection refused")
@@ -61,7 +61,7 @@ func (d *flakyDecider) Decide(ctx context.Context, req ratelimit.Request) (ratel
 		}
 		<-d.thaw // deaf to the context, as clients are by default
 	}
-	return d.Decider.Decide(ctx, req)
+	return d.Decider.Decide(ctx, op, req)
 }
 
 func TestGuardBoundsTheWaitAndHeals(t *testing.T) {
@@ -91,7 +91,7 @@ func TestGuardBoundsTheWaitAndHeals(t *testing.T) {
 				plan := newPlan(t, "p", ratelimit.PerHour(10), ratelimit.PerDay(100))
 				d, err := l.Allow(ctx, "k", plan, 1)
 				require.NoError(t, err)
-				require.Equal(t, ratelimit.FromStore, d.Source)
+				require.Equal(t, ratelimit.FromStore, d.Source())
 				require.True(t, g.State().Healthy)
 
 				f.hang.Store(c.hang)
@@ -103,9 +103,9 @@ func TestGuardBoundsTheWaitAndHeals(t *testing.T) {
 					d, err := l.Allow(ctx, "k", plan, 1)
 					require.NoError(t, err)
 					require.LessOrEqual(t, time.Since(before), 25*time.Millisecond) // of the bubble's clock
-					require.Equal(t, ratelimit.FromLocal, d.Source)
+					require.Equal(t, ratelimit.FromLocal, d.Source())
 					require.EqualValues(t, 5, d.Window(0).Limit, "half of the limit, for there are two instances")
-					if d.Allowed {
+					if d.Allowed() {
 						admitted++
 					}
 				}
@@ -134,7 +134,7 @@ func TestGuardBoundsTheWaitAndHeals(t *testing.T) {
 				time.Sleep(200 * time.Millisecond)
 				d, err = l.Allow(ctx, "k", plan, 1)
 				require.NoError(t, err)
-				require.Equal(t, ratelimit.FromStore, d.Source, "healed by itself")
+				require.Equal(t, ratelimit.FromStore, d.Source(), "healed by itself")
 				require.True(t, g.State().Healthy)
 				mu.Lock()
 				defer mu.Unlock()
@@ -159,28 +159,28 @@ func TestGuardFailsEachWindowItsOwnWay(t *testing.T) {
 	for range 5 {
 		d, err := l.Allow(ctx, "k", open, 1)
 		require.NoError(t, err)
-		require.True(t, d.Allowed)
-		require.Equal(t, ratelimit.FromFailure, d.Source)
+		require.True(t, d.Allowed())
+		require.Equal(t, ratelimit.FromFailure, d.Source())
 	}
 	mixed := newPlan(t, "mixed", ratelimit.PerDay(1).WithFailure(ratelimit.Open), ratelimit.PerMinute(3))
 	admitted := 0
 	for range 5 {
 		d, err := l.Allow(ctx, "m", mixed, 1)
 		require.NoError(t, err)
-		if d.Allowed {
+		if d.Allowed() {
 			admitted++
 		} else {
-			require.Equal(t, "minute", d.Violated)
+			require.Equal(t, "minute", d.Violated())
 		}
 	}
 	require.Equal(t, 3, admitted)
 	closed := newPlan(t, "closed", ratelimit.PerMinute(100), ratelimit.PerMonth(10).WithFailure(ratelimit.Closed))
 	d, err := l.Allow(ctx, "c", closed, 1)
 	require.NoError(t, err)
-	require.False(t, d.Allowed)
-	require.Equal(t, "month", d.Violated)
-	require.Equal(t, time.Second, d.RetryAfter)
-	require.Equal(t, ratelimit.FromFailure, d.Source)
+	require.False(t, d.Allowed())
+	require.Equal(t, "month", d.Violated())
+	require.Equal(t, time.Second, d.RetryAfter())
+	require.Equal(t, ratelimit.FromFailure, d.Source())
 }
 
 // Every plan has a share, also one whose share no application could ask for.
@@ -199,8 +199,8 @@ func TestGuardDividesEveryPlan(t *testing.T) {
 		} {
 			d, err := l.Allow(ctx, fmt.Sprint("k", i), newPlan(t, "p", w), 1)
 			require.NoError(t, err, "%d instances, %+v", instances, w)
-			require.Equal(t, w.Limit > 0, d.Allowed, "%d instances, %+v", instances, w)
-			require.Equal(t, ratelimit.FromLocal, d.Source)
+			require.Equal(t, w.Limit > 0, d.Allowed(), "%d instances, %+v", instances, w)
+			require.Equal(t, ratelimit.FromLocal, d.Source())
 		}
 	}
 }
@@ -218,7 +218,7 @@ func TestGuardRefundsWhereItCharged(t *testing.T) {
 	f.refuse.Store(true)
 	local, err := l.Allow(ctx, "k", plan, 1)
 	require.NoError(t, err)
-	require.True(t, local.Allowed)
+	require.True(t, local.Allowed())
 	require.NoError(t, l.Refund(ctx, "k", local))
 	d, err := l.Peek(ctx, "k", plan, 1)
 	require.NoError(t, err)

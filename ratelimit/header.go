@@ -160,18 +160,19 @@ func (f *fields) take(b []byte) string {
 // WriteHeaders writes the fields of a decision; the middleware does so by
 // itself. Retry-After is written when the decision refuses and isn't Never.
 func (d *Decision) WriteHeaders(h http.Header, which Headers) {
-	if d.plan == nil || len(d.plan.rules) == 0 {
+	plan := d.Plan()
+	if plan == nil || plan.Unlimited() {
 		return
 	}
 	if which == 0 {
 		which = StandardHeaders
 	}
 	f := new(fields)
-	if which&StandardHeaders != 0 && d.plan.render.policy != nil {
-		h[headerPolicy] = d.plan.render.policy
+	if which&StandardHeaders != 0 && plan.render.policy != nil {
+		h[headerPolicy] = plan.render.policy
 		b := f.buf[:0]
-		for i := range d.plan.rules {
-			if item := d.plan.render.items[i]; item != "" {
+		for i := range plan.rules {
+			if item := plan.render.items[i]; item != "" {
 				s := d.Window(i)
 				b = append(b, item...)
 				b = strconv.AppendInt(b, s.Remaining, 10)
@@ -187,8 +188,8 @@ func (d *Decision) WriteHeaders(h http.Header, which Headers) {
 	if which&(LegacyDelta|LegacyEpoch) != 0 {
 		d.writeLegacy(h, which)
 	}
-	if !d.Allowed && d.RetryAfter != Never {
-		b := strconv.AppendInt(f.buf[f.used:f.used], ceilSeconds(d.RetryAfter), 10)
+	if wait := d.RetryAfter(); !d.Allowed() && wait != Never {
+		b := strconv.AppendInt(f.buf[f.used:f.used], ceilSeconds(wait), 10)
 		f.retryAfter[0] = f.take(b)
 		h[headerRetryAfter] = f.retryAfter[:]
 	}

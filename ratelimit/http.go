@@ -97,9 +97,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		})
 		return
 	}
-	d := Decision{cost: 1}
+	cost := int64(1)
 	if cfg.Cost != nil {
-		if d.cost = cfg.Cost(r); d.cost == 0 {
+		if cost = cfg.Cost(r); cost == 0 {
 			h.next.ServeHTTP(w, r)
 			return
 		}
@@ -108,9 +108,13 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if cfg.Anchor != nil {
 		anchor = cfg.Anchor(r, key)
 	}
-	if d.plan, err = cfg.Plan(r, key); err == nil {
-		err = h.limiter.do(r.Context(), Take, key, &anchor, &d)
+	plan, err := cfg.Plan(r, key)
+	if err != nil {
+		h.undecided(w, r, err)
+		return
 	}
+	var d Decision
+	d.term, d.out, d.used, err = h.limiter.do(r.Context(), Take, key, plan, cost, &anchor)
 	if err != nil {
 		h.undecided(w, r, err)
 		return
@@ -120,14 +124,14 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		cfg.OnDecision(r, key, &heard)
 	}
 	d.WriteHeaders(w.Header(), cfg.Headers)
-	if !d.Allowed {
+	if !d.Allowed() {
 		if !cfg.Shadow {
 			h.refuse(w, r, &d)
 			return
 		}
 		delete(w.Header(), headerRetryAfter)
 	}
-	if cfg.RefundStatus == nil || !d.Allowed {
+	if cfg.RefundStatus == nil || !d.Allowed() {
 		h.next.ServeHTTP(w, r)
 		return
 	}
@@ -163,11 +167,8 @@ func (h *handler) refuse(w http.ResponseWriter, r *http.Request, d *Decision) {
 	header["Cache-Control"] = noStore
 	delete(header, "Content-Length")
 	w.WriteHeader(http.StatusTooManyRequests)
-	for i := range d.plan.windows {
-		if d.plan.windows[i].Name == d.Violated {
-			_, _ = w.Write(h.body(r, d, &d.plan.render.problems[i])) // the client has gone: nobody to tell
-		}
-	}
+	text := &d.Plan().render.problems[d.out.state.worst()]
+	_, _ = w.Write(h.body(r, d, text)) // the client has gone: nobody to tell
 }
 
 func (h *handler) body(r *http.Request, d *Decision, text *problemText) []byte {

@@ -87,7 +87,7 @@ func TestMiddlewareNamesThePlanThatHelps(t *testing.T) {
 		Key:  byAccount,
 		Plan: ratelimit.StaticPlan(newPlan(t, "free", ratelimit.PerMinute(1))),
 		Upgrade: func(_ *http.Request, d *ratelimit.Decision) ratelimit.Upgrade {
-			require.Equal(t, "minute", d.Violated)
+			require.Equal(t, "minute", d.Violated())
 			return ratelimit.Upgrade{Plan: `p"ro`, URL: "https://example.com/plans?a=1&b=2"}
 		},
 	}, ok)
@@ -139,7 +139,7 @@ func TestShadowLetsPass(t *testing.T) {
 		Plan: ratelimit.StaticPlan(newPlan(t, "p", ratelimit.PerMinute(1))),
 		OnDecision: func(_ *http.Request, key string, d *ratelimit.Decision) {
 			require.Equal(t, "a", key)
-			if !d.Allowed {
+			if !d.Allowed() {
 				refused++
 			}
 		},
@@ -358,8 +358,8 @@ func TestAnUnlimitedPlanAsksNoStore(t *testing.T) {
 	require.NoError(t, err)
 	d, err := l.Allow(context.Background(), "k", newPlan(t, "enterprise"), 1_000_000)
 	require.NoError(t, err)
-	require.True(t, d.Allowed)
-	require.Equal(t, ratelimit.FromPlan, d.Source)
+	require.True(t, d.Allowed())
+	require.Equal(t, ratelimit.FromPlan, d.Source())
 	require.NoError(t, l.Refund(context.Background(), "k", d))
 	_, some := d.Nearest()
 	require.False(t, some)
@@ -376,11 +376,11 @@ func TestOverride(t *testing.T) {
 	free := newPlan(t, "free", ratelimit.PerMinute(1))
 	d, err := l.Allow(context.Background(), "vip", free, 50)
 	require.NoError(t, err)
-	require.True(t, d.Allowed)
+	require.True(t, d.Allowed())
 	require.Equal(t, "vip", d.Plan().Name())
 	d, err = l.Allow(context.Background(), "other", free, 50)
 	require.NoError(t, err)
-	require.False(t, d.Allowed)
+	require.False(t, d.Allowed())
 }
 
 func TestEventsAreHeardOnceAPeriod(t *testing.T) {

@@ -70,47 +70,106 @@ func New(store Store, cfg Config) (*Limiter, error) {
 // Name returns the limiter's name.
 func (l *Limiter) Name() string { return l.name }
 
-// binding is what a limiter prepared for a plan. Bindings hang on the plan, so
-// that they live as long as it does.
-type binding struct {
+// term is a plan as one limiter asks about it, for the time of its spans.
+// Terms hang on the plan, so that they live as long as it does, and don't change
+// once they do: a Decision keeps the one that it was taken by.
+type term struct {
+	// plain is the limiter when nothing but the decider has a say: no override,
+	// no anchor, nobody who listens. Else it is nil.
+	plain   *Limiter
 	limiter *Limiter
-	decider Decider
-	next    *binding
+	plan    *Plan
+	decider Decider // nil when the plan is unlimited
+	spans   *Spans  // nil when the plan has no Period window
+	next    *term   // of another limiter
 }
 
-func (l *Limiter) bind(p *Plan) (*binding, error) {
-	for {
-		head := p.bound.Load()
-		for b := head; b != nil; b = b.next {
-			if b.limiter == l {
-				return b, nil
-			}
-		}
-		decider, err := l.store.Prepare(l.name, p)
-		if err != nil {
-			return nil, fmt.Errorf("ratelimit: prepare plan %q: %w", p.name, err)
-		}
-		b := &binding{limiter: l, decider: decider, next: head}
-		if p.bound.CompareAndSwap(head, b) {
-			return b, nil
+// term returns the term of a plan without anchor, and makes the first one.
+func (l *Limiter) term(p *Plan) (*term, error) {
+	for t := p.terms.Load(); t != nil; t = t.next {
+		if t.limiter == l {
+			return t, nil
 		}
 	}
+	t := &term{limiter: l, plan: p}
+	if p.Unlimited() {
+		return p.keep(t), nil
+	}
+	var err error
+	if t.decider, err = l.store.Prepare(l.name, p); err != nil {
+		return nil, fmt.Errorf("ratelimit: prepare plan %q: %w", p.name, err)
+	}
+	if p.periods != 0 {
+		t.spans = p.spansAt(l.now().UnixMicro(), time.Time{})
+	}
+	if l.override == nil && l.events == nil && p.anchors == 0 {
+		t.plain = l
+	}
+	return p.keep(t), nil
+}
+
+// keep hangs a term on its plan, instead of its limiter's last one.
+func (p *Plan) keep(t *term) *term {
+	for {
+		head := p.terms.Load()
+		t.next = head.without(t.limiter)
+		if p.terms.CompareAndSwap(head, t) {
+			return t
+		}
+	}
+}
+
+// without returns the terms of other limiters.
+func (t *term) without(l *Limiter) *term {
+	if t == nil {
+		return nil
+	}
+	if t.limiter == l {
+		return t.next
+	}
+	other := *t
+	other.next = t.next.without(l)
+	return &other
+}
+
+// at returns the term with the spans of an instant and an anchor.
+func (t *term) at(now int64, anchor time.Time) *term {
+	other := *t
+	other.spans = t.plan.spansAt(now, anchor)
+	return &other
 }
 
 // Allow charges cost units to key if every window of the plan has room for
 // them, and to no window otherwise. Cost is at least 1. An unlimited plan
 // doesn't ask the store.
 func (l *Limiter) Allow(ctx context.Context, key string, plan *Plan, cost int64) (d Decision, err error) {
-	d.plan, d.cost = plan, cost
-	err = l.do(ctx, Take, key, nil, &d)
+	// This is compiled into its callers. A function of its own would make the
+	// decision in memory before it returned it.
+	d.term, d.out, d.used, err = l.take(ctx, key, plan, cost)
 	return d, err
 }
 
 // Peek answers as Allow would, and charges nothing.
 func (l *Limiter) Peek(ctx context.Context, key string, plan *Plan, cost int64) (d Decision, err error) {
-	d.plan, d.cost = plan, cost
-	err = l.do(ctx, Peek, key, nil, &d)
+	d.term, d.out, d.used, err = l.do(ctx, Peek, key, plan, cost, nil)
 	return d, err
+}
+
+// take is do for what nearly all decisions are, at the price of little more than
+// the store's: a yes of a store about a plan that it knows. Both return the parts
+// of a Decision.
+func (l *Limiter) take(ctx context.Context, key string, plan *Plan, cost int64) (*term, Outcome, Used, error) {
+	if plan != nil && key != "" && cost > 0 {
+		if t := plan.terms.Load(); t != nil && t.plain == l {
+			out, used, err := t.decider.Decide(ctx, Take, Request{Key: key, Cost: cost, Spans: t.spans})
+			if err == nil && out.state == 0 {
+				out.state = state(cost) << amountShift
+				return t, out, used, nil
+			}
+			return l.conclude(ctx, Take, key, t, cost, nil, out, used, err)
+		}
+	}
+	return l.do(ctx, Take, key, plan, cost, nil)
 }
 
 // Call is a request with everything that can be said about it.
@@ -130,91 +189,82 @@ type Call struct {
 
 // Do decides about a call; Allow and Peek are the short forms.
 func (l *Limiter) Do(ctx context.Context, c Call) (d Decision, err error) {
-	d.plan, d.cost = c.Plan, c.Cost
 	if c.Cost == 0 {
-		d.cost = 1
+		c.Cost = 1
 	}
 	op := Take
 	if c.Peek {
 		op = Peek
 	}
-	err = l.do(ctx, op, c.Key, &c.Anchor, &d)
+	d.term, d.out, d.used, err = l.do(ctx, op, c.Key, c.Plan, c.Cost, &c.Anchor)
 	return d, err
 }
 
-// do decides about what d asks by its plan and cost, and fills in the rest of
-// it. A decision in memory takes little longer than this function's stores, so
-// what is rare stands apart.
-func (l *Limiter) do(ctx context.Context, op Op, key string, anchor *time.Time, d *Decision) (err error) {
-	plan := d.plan
-	if key == "" || d.cost < 1 || plan == nil {
-		return invalid(key, d)
+// do decides. The anchor may be nil.
+func (l *Limiter) do(ctx context.Context, op Op, key string, plan *Plan, cost int64, anchor *time.Time) (*term, Outcome, Used, error) {
+	if key == "" || cost < 1 || plan == nil {
+		return nil, Outcome{}, Used{}, invalid(key, plan, cost)
 	}
-	b := plan.bound.Load()
-	d.spans = plan.spans.Load()
-	if b == nil || b.limiter != l || l.override != nil || plan.anchors != 0 || d.spans == nil && plan.periods != 0 {
-		if b, err = l.ready(key, anchor, d); b == nil {
-			return err
+	t := plan.terms.Load()
+	if t == nil || t.plain != l {
+		var err error
+		if t, err = l.ready(key, plan, anchor); err != nil {
+			return nil, Outcome{}, Used{}, err
+		}
+		if t.decider == nil {
+			return t, Outcome{state: state(FromPlan << sourceShift).with(cost)}, Used{}, nil
 		}
 	}
-	d.out, d.used, err = b.decider.Decide(ctx, Request{Key: key, Cost: d.cost, Op: op, Spans: d.spans})
-	if err == nil && d.out.bits == 0 && l.events == nil {
-		d.Allowed = true
-		return nil
-	}
-	return l.conclude(ctx, b.decider, op, key, anchor, d, err)
+	out, used, err := t.decider.Decide(ctx, op, Request{Key: key, Cost: cost, Spans: t.spans})
+	return l.conclude(ctx, op, key, t, cost, anchor, out, used, err)
 }
 
-// ready finds the plan that counts, what is prepared for it and its spans; nil
-// when the store needn't be asked.
-func (l *Limiter) ready(key string, anchor *time.Time, d *Decision) (*binding, error) {
+// ready returns the term of the plan that counts.
+func (l *Limiter) ready(key string, plan *Plan, anchor *time.Time) (*term, error) {
 	if l.override != nil {
-		if o := l.override(key, d.plan); o != nil {
-			d.plan = o
+		if o := l.override(key, plan); o != nil {
+			plan = o
 		}
 	}
-	if d.plan.Unlimited() {
-		d.spans, d.Allowed, d.Source = nil, true, FromPlan
-		return nil, nil
+	t, err := l.term(plan)
+	if err == nil && plan.anchored(anchor) {
+		t = t.at(l.now().UnixMicro(), *anchor)
 	}
-	b, err := l.bind(d.plan)
-	if err != nil {
-		*d = Decision{}
-		return nil, err
-	}
-	d.spans = nil
-	if d.plan.periods != 0 {
-		d.spans = l.spans(d.plan, anchor)
-	}
-	return b, nil
+	return t, err
 }
 
-// conclude is what do has to do unless a plain yes was the answer.
-func (l *Limiter) conclude(ctx context.Context, decider Decider, op Op, key string, anchor *time.Time, d *Decision, err error) error {
-	if err == nil && d.out.Stale() {
-		err = l.freshen(ctx, decider, op, key, anchor, d)
+// conclude makes a Decision of a store's answer, and asks again while that is
+// for another period.
+func (l *Limiter) conclude(ctx context.Context, op Op, key string, t *term, cost int64, anchor *time.Time, out Outcome, used Used, err error) (*term, Outcome, Used, error) {
+	// A second refusal means that a border passed in between; the third would
+	// take a border in two successive round trips, which a day's length excludes.
+	for range 3 {
+		if err != nil || !out.Stale() {
+			break
+		}
+		if t.plan.anchored(anchor) {
+			t = t.at(out.Now, *anchor)
+		} else {
+			t = t.plan.keep(t.at(out.Now, time.Time{}))
+		}
+		out, used, err = t.decider.Decide(ctx, op, Request{Key: key, Cost: cost, Spans: t.spans})
+	}
+	if err == nil && out.Stale() {
+		err = fmt.Errorf("%w: its clock refuses every period", ErrUnavailable)
 	}
 	if err != nil {
-		*d = Decision{}
-		return err
+		return nil, Outcome{}, Used{}, err
 	}
-	if d.Allowed = d.out.bits == 0; !d.Allowed {
-		if d.Source = d.out.source(); d.Source != FromStore {
-			if alone, ok := decider.(*guarded); ok {
-				d.plan = alone.plan
-			}
-		}
-		d.conclude()
+	if out.state >= 0 {
+		out.state = out.state.with(cost)
 	}
 	if l.events != nil && op == Take {
-		l.events.hear(ctx, l.name, key, d)
+		l.events.hear(ctx, l.name, key, &Decision{t, out, used})
 	}
-	return nil
+	return t, out, used, nil
 }
 
-func invalid(key string, d *Decision) error {
-	plan, cost := d.plan, d.cost
-	*d = Decision{}
+func invalid(key string, plan *Plan, cost int64) error {
 	switch {
 	case key == "":
 		return fmt.Errorf("%w: empty key", ErrInvalid)
@@ -224,67 +274,37 @@ func invalid(key string, d *Decision) error {
 	return fmt.Errorf("%w: cost %d is below 1; Peek charges nothing, Refund gives back", ErrInvalid, cost)
 }
 
-// spans proposes the spans of a call. Calendar spans are the same for every
-// key and kept with the plan until the store says that they are over.
-func (l *Limiter) spans(p *Plan, anchor *time.Time) *Spans {
-	if p.anchored(anchor) {
-		return p.spansAt(l.now().UnixMicro(), *anchor)
-	}
-	if s := p.spans.Load(); s != nil {
-		return s
-	}
-	s := p.spansAt(l.now().UnixMicro(), time.Time{})
-	p.spans.CompareAndSwap(nil, s)
-	return s
-}
-
 // anchored reports whether the spans are those of an anchor alone.
 func (p *Plan) anchored(anchor *time.Time) bool {
 	return p.anchors != 0 && anchor != nil && !anchor.IsZero()
-}
-
-// freshen asks again with the spans of the store's own clock. A second refusal
-// means that a border passed in between; the third would take a border in two
-// successive round trips, which a day's length excludes.
-func (l *Limiter) freshen(ctx context.Context, decider Decider, op Op, key string, anchor *time.Time, d *Decision) (err error) {
-	for range 3 {
-		if d.plan.anchored(anchor) {
-			d.spans = d.plan.spansAt(d.out.Now, *anchor)
-		} else {
-			d.spans = d.plan.spansAt(d.out.Now, time.Time{})
-			d.plan.spans.Store(d.spans)
-		}
-		d.out, d.used, err = decider.Decide(ctx, Request{Key: key, Cost: d.cost, Op: op, Spans: d.spans})
-		if err != nil || !d.out.Stale() {
-			return err
-		}
-	}
-	return fmt.Errorf("%w: its clock refuses every period", ErrUnavailable)
 }
 
 // Refund gives back what an allowed decision charged: the handler failed, the
 // client has gone. Refund a decision once. A period that has ended since is
 // left alone, and no window gets more than its limit back.
 func (l *Limiter) Refund(ctx context.Context, key string, d Decision) error {
-	return l.adjust(ctx, key, &d, -d.cost)
+	return l.adjust(ctx, key, &d, -d.Cost())
 }
 
 func (l *Limiter) adjust(ctx context.Context, key string, d *Decision, cost int64) error {
-	if !d.Allowed || d.Source == FromPlan || cost == 0 {
+	if !d.Allowed() || d.Source() == FromPlan || cost == 0 {
 		return nil
 	}
 	if key == "" {
 		return fmt.Errorf("%w: empty key", ErrInvalid)
 	}
-	plan := d.plan
-	if plan.shareOf != nil {
-		plan = plan.shareOf
+	t := d.term
+	if t.limiter != l {
+		var err error
+		if t, err = l.term(t.plan); err != nil {
+			return err
+		}
 	}
-	b, err := l.bind(plan)
-	if err != nil {
-		return err
+	op := Adjust
+	if d.Source() != FromStore {
+		op = adjustLocal
 	}
-	_, _, err = b.decider.Decide(ctx, Request{Key: key, Cost: cost, Op: Adjust, Local: d.Source != FromStore, Spans: d.spans})
+	_, _, err := t.decider.Decide(ctx, op, Request{Key: key, Cost: cost, Spans: d.term.spans})
 	return err
 }
 
@@ -323,7 +343,7 @@ func (r *Reservation) Commit(ctx context.Context, cost int64) error {
 	if r.settled {
 		return fmt.Errorf("%w: the reservation is settled", ErrInvalid)
 	}
-	if err := r.limiter.adjust(ctx, r.key, &r.Decision, cost-r.cost); err != nil {
+	if err := r.limiter.adjust(ctx, r.key, &r.Decision, cost-r.Cost()); err != nil {
 		return err
 	}
 	r.settled = true

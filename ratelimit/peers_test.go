@@ -34,7 +34,7 @@ func TestFastRatesAreGivenInFull(t *testing.T) {
 				for {
 					d, err := l.Allow(context.Background(), "k", p, max(limit/1000, 1))
 					require.NoError(t, err)
-					if !d.Allowed {
+					if !d.Allowed() {
 						break
 					}
 					admitted += d.Cost()

@@ -189,9 +189,7 @@ type Plan struct {
 	shadow  uint8 // bit i: window i is a shadow
 	periods uint8 // bit i: window i is a Period
 	anchors uint8 // bit i: window i is an anchored Period
-	spans   atomic.Pointer[Spans]
-	bound   atomic.Pointer[binding]
-	shareOf *Plan // nil unless a Guard made it of that plan
+	terms   atomic.Pointer[term]
 	render  rendered
 }
 

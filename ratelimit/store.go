@@ -50,24 +50,25 @@ const (
 	// A period is adjusted only while its stored end is that of Spans. Nothing
 	// goes below empty, and a bucket not further than 2*Limit.
 	Adjust
+
+	// adjustLocal is the Adjust of a decision that a Guard took without its
+	// store. No other store is asked for it.
+	adjustLocal
 )
 
-// Request asks about one key.
+// Request asks about one key. Like the answer, it is small enough to travel in
+// registers.
 type Request struct {
 	Key  string
 	Cost int64 // at least 1; any but 0 for Adjust
-	Op   Op
-	// Local marks the Adjust of a decision that a Guard took locally. Other
-	// stores ignore it.
-	Local bool
 	// Spans has the span of each Period window; nil when there is none.
 	Spans *Spans
 }
 
 // Decider decides for one scope and plan.
 type Decider interface {
-	// Decide performs req in one atomic step: nobody sees or charges a part of
-	// it. When a span doesn't contain the store's clock, and Op isn't Adjust,
+	// Decide performs op in one atomic step: nobody sees or charges a part of
+	// it. When a span doesn't contain the store's clock, and op isn't Adjust,
 	// it does nothing and answers SetStale.
 	//
 	// The rules, with now the store's clock in microseconds:
@@ -92,29 +93,61 @@ type Decider interface {
 	//
 	// An error means that the outcome is unknown: it may or may not have been
 	// charged.
-	Decide(ctx context.Context, req Request) (Outcome, Used, error)
+	Decide(ctx context.Context, op Op, req Request) (Outcome, Used, error)
 }
 
-// Outcome is what a store decided. It and Used are small enough to travel in
-// registers, which halves the time of a decision in memory.
+// Outcome is what a store decided. Without more said, every window had room.
 type Outcome struct {
 	// Now is the store's clock, in microseconds since the Unix epoch.
 	Now int64
 
-	bits uint64 // see the offsets below
-	wait int64  // of the window in bits
+	state state
 }
 
-// Offsets in Outcome.bits.
+// state is what a decision says beside the time and the use, in one word. That
+// of an Outcome is 0 when every window had room. A refusing has its wait in it,
+// and a Decision that allows its cost instead. So the sign tells them apart, and
+// a Decision fits the registers in which Go returns results.
+type state int64
+
+// Where in a state is what.
 const (
-	overBits   = 0  // MaxWindows bits: windows without room
-	worstBits  = 8  // the one that takes longest, and isn't a shadow
-	sourceBits = 16 // Source
-	staleBit   = 24
+	worstShift  = 4  // the window that takes longest, and isn't a shadow
+	sourceShift = 6  // Source
+	amountShift = 12 // the wait or the cost; what the sign leaves of it
+
+	flagMask  state = 1<<amountShift - 1
+	overMask  state = 1<<MaxWindows - 1 // a bit for each window without room
+	worstMask state = (MaxWindows - 1) << worstShift
+	stale     state = 1 << 8
+	refusing  state = -1 << 63
+
+	maxAmount = 1<<51 - 1 // seventy years; a wait that long is for ever
 )
 
+func (s state) over() uint8    { return uint8(s & overMask) }
+func (s state) worst() int     { return int(s & worstMask >> worstShift) }
+func (s state) source() Source { return Source(s >> sourceShift & 3) }
+func (s state) amount() int64  { return int64(s &^ refusing >> amountShift) }
+
+// with returns the state with another amount.
+func (s state) with(amount int64) state {
+	return s&(refusing|flagMask) | state(min(amount, maxAmount))<<amountShift
+}
+
+// wait is in how many microseconds the cost would have room: 0 when it had.
+func (s state) wait() int64 {
+	switch {
+	case s >= 0:
+		return 0
+	case s.amount() == maxAmount:
+		return WaitForever
+	}
+	return s.amount()
+}
+
 // Used is what of each window is used after the operation: microseconds of
-// debt of a bucket, units of the others.
+// debt of a bucket, units of the others. An array would not fit the registers.
 type Used struct{ a, b, c, d int64 }
 
 // Set says what of window i is used.
@@ -151,41 +184,35 @@ func (u *Used) Of(i int) int64 {
 // SetOver says that window i had no room for the cost, and in how many
 // microseconds it would have if nothing else happens; WaitForever if never.
 func (o *Outcome) SetOver(i int, shadow bool, wait int64) {
-	if !shadow && (wait > o.wait || o.wait == 0) {
-		o.wait = wait
-		o.bits = o.bits&^(0xff<<worstBits) | uint64(i)<<worstBits
+	if wait = max(wait, 1); !shadow && wait > o.state.wait() {
+		o.state = (o.state&^worstMask | state(i)<<worstShift | refusing).with(wait)
 	}
-	o.bits |= 1 << (overBits + i)
+	o.state |= 1 << i
 }
 
 // Over returns a bit for each window that had no room.
-func (o *Outcome) Over() uint8 { return uint8(o.bits >> overBits) }
+func (o *Outcome) Over() uint8 { return o.state.over() }
 
 // Refused returns in how many microseconds the cost would have room in every
 // window that isn't a shadow: 0 when it had, WaitForever if never.
-func (o *Outcome) Refused() int64 { return o.wait }
+func (o *Outcome) Refused() int64 { return o.state.wait() }
 
 // Later makes an outcome that was kept say what it says some microseconds
 // later.
 func (o *Outcome) Later(passed int64) {
 	o.Now += passed
-	if o.wait != WaitForever && o.wait != 0 {
-		o.wait = max(o.wait-passed, 1)
+	if wait := o.state.wait(); wait != WaitForever && wait != 0 {
+		o.state = o.state.with(max(wait-passed, 1))
 	}
 }
 
 // SetStale says that nothing was done, because a span doesn't contain Now.
-func (o *Outcome) SetStale() { o.bits |= 1 << staleBit }
+func (o *Outcome) SetStale() { o.state |= stale }
 
 // Stale reports whether nothing was done.
-func (o *Outcome) Stale() bool { return o.bits>>staleBit&1 != 0 }
+func (o *Outcome) Stale() bool { return o.state&stale != 0 }
 
-// worst returns the window that refused and takes longest, if any isn't a
-// shadow, and its wait.
-func (o *Outcome) worst() (i int, wait int64) { return int(o.bits >> worstBits & 0xff), o.wait }
-
-func (o *Outcome) source() Source     { return Source(o.bits >> sourceBits) }
-func (o *Outcome) setSource(s Source) { o.bits |= uint64(s) << sourceBits }
+func (o *Outcome) setSource(s Source) { o.state |= state(s) << sourceShift }
 
 // WaitForever is the wait for a cost that is over the limit.
 const WaitForever = math.MaxInt64

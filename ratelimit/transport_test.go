@@ -66,7 +66,7 @@ func TestTransportPacesItselfByTheServer(t *testing.T) {
 			}
 			res := answer(r, 200)
 			d.WriteHeaders(res.Header, ratelimit.StandardHeaders)
-			if !d.Allowed {
+			if !d.Allowed() {
 				mu.Lock()
 				refused++
 				mu.Unlock()

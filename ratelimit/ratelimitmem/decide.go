@@ -42,45 +42,100 @@ func (d *decider) shortest() ratelimit.Decider {
 
 // Decide implements ratelimit.Decider. It waits for nothing that the context
 // could end.
-func (d *decider) Decide(_ context.Context, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
-	return d.decide(&req, d.secret.hash(req.Key), d.clock.now())
+func (d *decider) Decide(_ context.Context, op ratelimit.Op, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
+	return d.decide(op, req, d.secret.hash(req.Key), d.clock.now())
 }
 
-func (d *bucket) Decide(_ context.Context, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
-	h := d.secret.hash(req.Key)
-	now := d.clock.now()
-	if req.Op != ratelimit.Adjust {
-		if debt, wait, ok := d.swap(h, req.Cost, req.Op, now); ok {
-			out := ratelimit.Outcome{Now: now}
-			if wait != 0 {
-				return refused(out, wait), ratelimit.UsedOf(debt, 0), nil
-			}
-			return out, ratelimit.UsedOf(debt, 0), nil
+// Decide is written for a processor that has a line of memory to wait for: it
+// goes on meanwhile, into the next decisions, as far as it can keep instructions
+// and stores, and until a branch was guessed wrong. So Decide has few of all three
+// on the way to a plain yes: what is rare is a call at the end, for which nothing
+// is saved. The slot is found by branches, because the processor goes on reading
+// only while it knows, or has guessed, where it writes to.
+func (d *bucket) Decide(_ context.Context, op ratelimit.Op, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
+	n, now := len(req.Key), d.clock.tick.Load()
+	if n < 8 || n > 16 || now == 0 {
+		return d.search(op, req)
+	}
+	h := d.secret.mix(load8(req.Key, 0), load8(req.Key, n-8), d.secret[1], n)
+	t := d.scope.tables[h%shards].Load()
+	s := t.at(t.home(h))
+	if s.hash() != h {
+		var ok bool
+		if s, ok = t.find(h); !ok {
+			return d.decide(op, req, h, now)
 		}
 	}
-	return d.decide(&req, h, now)
-}
-
-func refused(out ratelimit.Outcome, wait int64) ratelimit.Outcome {
-	out.SetOver(0, false, wait)
-	return out
-}
-
-func (d *pair) Decide(_ context.Context, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
-	h := d.secret.hash(req.Key)
-	now := d.clock.now()
-	if req.Op == ratelimit.Take {
-		if debt, count, ok := d.take(h, req.Cost, req.Spans, now); ok {
-			return ratelimit.Outcome{Now: now}, ratelimit.UsedOf(debt, count), nil
-		}
+	first := atomic.LoadUint64(&s[1])
+	after, ok := d.rules[0].room(first, req.Cost, now)
+	// The state is one word, so the swap is the whole step.
+	if !ok || op != ratelimit.Take || !atomic.CompareAndSwapUint64(&s[1], first, uint64(now+after)<<1) {
+		return d.refuse(op, req, h, now, first)
 	}
-	return d.decide(&req, h, now)
+	return ratelimit.Outcome{Now: now}, ratelimit.UsedOf(after, 0), nil
+}
+
+// search is Decide for keys of every length and for every clock.
+func (d *bucket) search(op ratelimit.Op, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
+	h, now := d.secret.hash(req.Key), d.clock.now()
+	s, ok := d.scope.tables[h%shards].Load().find(h)
+	if !ok {
+		return d.decide(op, req, h, now)
+	}
+	first := atomic.LoadUint64(&s[1])
+	after, ok := d.rules[0].room(first, req.Cost, now)
+	if !ok || op != ratelimit.Take || !atomic.CompareAndSwapUint64(&s[1], first, uint64(now+after)<<1) {
+		return d.refuse(op, req, h, now, first)
+	}
+	return ratelimit.Outcome{Now: now}, ratelimit.UsedOf(after, 0), nil
+}
+
+// refuse refuses without a lock when nothing but room is missing.
+func (d *bucket) refuse(op ratelimit.Op, req ratelimit.Request, h uint64, now int64, first uint64) (ratelimit.Outcome, ratelimit.Used, error) {
+	r := &d.rules[0]
+	after, ok := r.room(first, req.Cost, now)
+	// Far beyond its burst, a bucket is what a clock that has stepped back made.
+	if ok || op != ratelimit.Take || first&locked != 0 || req.Cost > r.limit || after > 2*r.burst {
+		return d.decide(op, req, h, now)
+	}
+	out := ratelimit.Outcome{Now: now}
+	out.SetOver(0, false, after-r.burst)
+	return out, ratelimit.UsedOf(after-req.Cost*r.interval, 0), nil
+}
+
+// Decide charges both windows when both have room, and leaves all else to the
+// long way.
+func (d *pair) Decide(_ context.Context, op ratelimit.Op, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
+	h, now := d.secret.hash(req.Key), d.clock.now()
+	t := d.scope.tables[h%shards].Load()
+	s, ok := t.find(h)
+	if !ok || op != ratelimit.Take || t.words() < 2 {
+		return d.decide(op, req, h, now)
+	}
+	first, span := atomic.LoadUint64(&s[1]), &req.Spans[1]
+	after, ok := d.rules[0].room(first, req.Cost, now)
+	if !ok || now < span.From || now >= span.To || !atomic.CompareAndSwapUint64(&s[1], first, first|locked) {
+		return d.decide(op, req, h, now)
+	}
+	words, to := s.pair(), packEnd(span.To)
+	count, end := int64(words[1]&countMask32), words[1]>>32
+	if end != to && unpackEnd(end) <= now {
+		count, end = 0, to
+	}
+	if end > to || count+req.Cost > d.rules[1].limit {
+		unlock(&words[0], first)
+		return d.decide(op, req, h, now)
+	}
+	count += req.Cost
+	words[1] = to<<32 | uint64(count)
+	unlock(&words[0], uint64(now+after)<<1)
+	return ratelimit.Outcome{Now: now}, ratelimit.UsedOf(after, count), nil
 }
 
 // decide is Decide for every plan, key and operation.
-func (d *decider) decide(req *ratelimit.Request, h uint64, now int64) (out ratelimit.Outcome, used ratelimit.Used, err error) {
+func (d *decider) decide(op ratelimit.Op, req ratelimit.Request, h uint64, now int64) (out ratelimit.Outcome, used ratelimit.Used, err error) {
 	out.Now = now
-	if d.periods && req.Op != ratelimit.Adjust && d.stale(req.Spans, now) {
+	if d.periods && op != ratelimit.Adjust && d.stale(req.Spans, now) {
 		out.SetStale()
 		return out, used, nil
 	}
@@ -88,10 +143,10 @@ func (d *decider) decide(req *ratelimit.Request, h uint64, now int64) (out ratel
 		t := d.scope.tables[h%shards].Load()
 		slot, ok := t.find(h)
 		if !ok || t.words() < d.words {
-			if h = d.miss(t, h, req, now, !ok); h == 0 {
+			if h = d.miss(t, h, op, req.Cost, now, !ok); h == 0 {
 				// Nothing is known and nothing will be: answer from a blank.
 				var blank [maxWords]uint64
-				d.apply(&entry{words: blank[:]}, req, now, &out, &used)
+				d.apply(&entry{words: blank[:]}, op, &req, now, &out, &used)
 				return out, used, nil
 			}
 			continue
@@ -103,50 +158,15 @@ func (d *decider) decide(req *ratelimit.Request, h uint64, now int64) (out ratel
 			continue
 		}
 		e := entry{words: words, first: first}
-		d.apply(&e, req, now, &out, &used)
+		d.apply(&e, op, &req, now, &out, &used)
 		unlock(&words[0], e.first)
 		return out, used, nil
 	}
 }
 
-// take charges both windows when both have room, and returns what of each is
-// used then. It reports false, having done nothing, when one has none, or the
-// entry isn't there and free, or something is to be mended.
-func (d *pair) take(h uint64, cost int64, spans *ratelimit.Spans, now int64) (debt, count int64, ok bool) {
-	rate, span := &d.rules[0], &spans[1]
-	if now < span.From || now >= span.To || cost > rate.limit {
-		return 0, 0, false
-	}
-	t := d.scope.tables[h%shards].Load()
-	slot, ok := t.find(h)
-	if !ok || t.words() < 2 {
-		return 0, 0, false
-	}
-	w := slot.pair()
-	add, to := cost*rate.interval, packEnd(span.To)
-	first := atomic.LoadUint64(&w[0])
-	if first&locked != 0 || !atomic.CompareAndSwapUint64(&w[0], first, first|locked) {
-		return 0, 0, false
-	}
-	count, end := int64(w[1]&countMask32), w[1]>>32
-	if end != to && unpackEnd(end) <= now {
-		count, end = 0, to
-	}
-	debt = max(int64(first>>1)-now, 0)
-	if end > to || debt > 2*rate.burst || debt+add > rate.burst || count+cost > d.rules[1].limit {
-		unlock(&w[0], first)
-		return 0, 0, false
-	}
-	debt += add
-	count += cost
-	w[1] = to<<32 | uint64(count)
-	unlock(&w[0], uint64(now+debt)<<1)
-	return debt, count, true
-}
-
 // miss makes room for an entry that was not found or is too narrow, and
 // returns the hash to look for; 0 when it isn't worth an entry.
-func (d *decider) miss(t *table, h uint64, req *ratelimit.Request, now int64, absent bool) uint64 {
+func (d *decider) miss(t *table, h uint64, op ratelimit.Op, cost, now int64, absent bool) uint64 {
 	if t.words() < d.words {
 		d.scope.widen(h, d.words, now)
 		return h
@@ -154,7 +174,7 @@ func (d *decider) miss(t *table, h uint64, req *ratelimit.Request, now int64, ab
 	if !absent {
 		return h
 	}
-	if req.Op == ratelimit.Peek || req.Cost < 0 {
+	if op == ratelimit.Peek || cost < 0 {
 		return 0
 	}
 	if !d.scope.insert(h, now, false) {
@@ -163,35 +183,6 @@ func (d *decider) miss(t *table, h uint64, req *ratelimit.Request, now int64, ab
 		d.scope.insert(h, now, true)
 	}
 	return h
-}
-
-// swap decides without taking the lock: the state is one word, so that a
-// compare and swap is the whole step. It returns the debt afterwards and how
-// long to wait, 0 for no time. It reports false, having done nothing, when the
-// entry isn't there, somebody else was at it, or the clock has stepped back.
-func (d *bucket) swap(h uint64, cost int64, op ratelimit.Op, now int64) (debt, wait int64, ok bool) {
-	t := d.scope.tables[h%shards].Load()
-	slot, ok := t.find(h)
-	if !ok {
-		return 0, 0, false
-	}
-	r, first := &d.rules[0], &slot[1]
-	w := atomic.LoadUint64(first)
-	debt = max(int64(w>>1)-now, 0)
-	if w&locked != 0 || debt > 2*r.burst {
-		return 0, 0, false
-	}
-	if cost > r.limit {
-		return debt, ratelimit.WaitForever, true
-	}
-	after := debt + cost*r.interval
-	if after > r.burst {
-		return debt, after - r.burst, true
-	}
-	if op == ratelimit.Peek {
-		return debt, 0, true
-	}
-	return after, 0, atomic.CompareAndSwapUint64(first, w, uint64(now+after)<<1)
 }
 
 func (d *decider) stale(spans *ratelimit.Spans, now int64) bool {
@@ -205,8 +196,8 @@ func (d *decider) stale(spans *ratelimit.Spans, now int64) bool {
 
 // apply performs a request on an entry that the caller has to itself: first
 // every window is asked, then all or none are charged.
-func (d *decider) apply(e *entry, req *ratelimit.Request, now int64, out *ratelimit.Outcome, levels *ratelimit.Used) {
-	if req.Op == ratelimit.Adjust {
+func (d *decider) apply(e *entry, op ratelimit.Op, req *ratelimit.Request, now int64, out *ratelimit.Outcome, levels *ratelimit.Used) {
+	if op == ratelimit.Adjust {
 		d.adjust(e, req, now, levels)
 		return
 	}
@@ -257,7 +248,7 @@ func (d *decider) apply(e *entry, req *ratelimit.Request, now int64, out *rateli
 			over |= 1 << i
 		}
 	}
-	charge := req.Op == ratelimit.Take && over&^d.shadow == 0
+	charge := op == ratelimit.Take && over&^d.shadow == 0
 	for i := range d.rules[:d.n] {
 		if charge && over&(1<<i) == 0 {
 			r := &d.rules[i]

@@ -75,7 +75,7 @@ func TestEveryKeyGetsExactlyItsLimitWhileTablesGrow(t *testing.T) {
 						switch {
 						case err != nil:
 							failed.Add(1)
-						case d.Allowed:
+						case d.Allowed():
 							admitted[k].Add(1)
 						}
 					}
@@ -107,7 +107,7 @@ func TestOneKeyUnderFire(t *testing.T) {
 						t.Error(err)
 						return
 					}
-					if !d.Allowed {
+					if !d.Allowed() {
 						continue
 					}
 					net.Add(1)
@@ -154,13 +154,13 @@ func TestTheBoundNeverForgetsALimitedKey(t *testing.T) {
 	for range 3 {
 		d, err := l.Allow(context.Background(), "limited", p, 1)
 		require.NoError(t, err)
-		require.True(t, d.Allowed)
+		require.True(t, d.Allowed())
 	}
 	admitted := 0
 	for i := range 50_000 {
 		d, err := l.Allow(context.Background(), fmt.Sprint("attacker-", i), p, 1)
 		require.NoError(t, err)
-		if d.Allowed {
+		if d.Allowed() {
 			admitted++
 		}
 	}
@@ -169,7 +169,7 @@ func TestTheBoundNeverForgetsALimitedKey(t *testing.T) {
 	require.LessOrEqual(t, admitted, 4096+3*256, "those beyond the bound share 256 entries")
 	d, err := l.Allow(context.Background(), "limited", p, 1)
 	require.NoError(t, err)
-	require.False(t, d.Allowed)
+	require.False(t, d.Allowed())
 }
 
 // The figures of the package's documentation.
@@ -257,4 +257,35 @@ func TestAbandonedLeasesAreSwept(t *testing.T) {
 	runtime.ReadMemStats(&after)
 	require.Less(t, int64(after.HeapAlloc)-int64(before.HeapAlloc), int64(8<<20), "50,000 abandoned places would take more")
 	runtime.KeepAlive(store)
+}
+
+// A plan with more windows finds entries that were made without room for them,
+// by every way to a decision: beyond their end begins another key's.
+func TestWiderPlanFindsNarrowEntries(t *testing.T) {
+	for _, coarse := range []bool{false, true} {
+		store := ratelimitmem.New(ratelimitmem.Config{CoarseClock: coarse})
+		defer store.Close()
+		l, err := ratelimit.New(store, ratelimit.Config{})
+		require.NoError(t, err)
+		narrow, err := ratelimit.NewPlan("narrow", ratelimit.PerHour(6))
+		require.NoError(t, err)
+		wide, err := ratelimit.NewPlan("wide", ratelimit.PerHour(6), ratelimit.PerMonth(100))
+		require.NoError(t, err)
+		const keys = 2000
+		for i := range keys {
+			d, err := l.Allow(t.Context(), fmt.Sprintf("key_%06d", i), narrow, 5)
+			require.NoError(t, err)
+			require.True(t, d.Allowed())
+		}
+		for round := range 2 {
+			for i := range keys {
+				d, err := l.Allow(t.Context(), fmt.Sprintf("key_%06d", i), wide, 1)
+				require.NoError(t, err)
+				require.Equal(t, round == 0, d.Allowed(), "round %d, key %d", round, i)
+				require.EqualValues(t, 99, d.Window(1).Remaining)
+			}
+		}
+		entries, _ := store.Len("default")
+		require.Equal(t, keys, entries)
+	}
 }

@@ -42,6 +42,12 @@ func (s *secret) hash(key string) uint64 {
 	case n > 0:
 		a = uint64(key[0])<<16 | uint64(key[n/2])<<8 | uint64(key[n-1])
 	}
+	return s.mix(a, b, seed, n)
+}
+
+// mix makes the hash of a key's last two words, of what came before, and of its
+// length.
+func (s *secret) mix(a, b, seed uint64, n int) uint64 {
 	h := fold(fold(a^s[0], b^seed)^s[2]^uint64(n), s[3])
 	if h == 0 {
 		return 1 << 63

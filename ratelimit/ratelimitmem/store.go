@@ -26,8 +26,10 @@ type Config struct {
 	MaxKeys int
 	// CoarseClock reads the time once a millisecond, in a goroutine that Close
 	// ends, instead of at every decision. That takes about a quarter off a
-	// decision, and more where the clock is slow; they are up to a millisecond
-	// (more on a loaded machine) late, never early.
+	// decision, more where the clock is slow, and nearly half when the keys are too
+	// many for the processor's caches, because it waits for memory before it reads
+	// a clock. Decisions are up to a millisecond (more on a loaded machine) late,
+	// never early.
 	CoarseClock bool
 	// Now replaces the clock, for tests.
 	Now func() time.Time

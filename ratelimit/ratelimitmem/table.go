@@ -52,13 +52,18 @@ func (t *table) entry(s *slot) []uint64 { return unsafe.Slice(&s[1], t.words()) 
 // pair returns the first two words of an entry that has two.
 func (s *slot) pair() *[2]uint64 { return (*[2]uint64)(unsafe.Pointer(&s[1])) }
 
+// home returns the number of the slot where a hash belongs. The high half picks
+// it; the low byte has picked the shard.
+func (t *table) home(hash uint64) uint64 { return (hash >> 32) * t.n >> 32 }
+
+func (s *slot) hash() uint64 { return atomic.LoadUint64(&s[0]) }
+
 // find returns the slot of a hash, or else the one where it would go.
 func (t *table) find(hash uint64) (s *slot, ok bool) {
-	// The high half picks the slot; the low byte has picked the shard.
-	i := (hash >> 32) * t.n >> 32
+	i := t.home(hash)
 	for {
 		s = t.at(i)
-		switch h := atomic.LoadUint64(&s[0]); h {
+		switch h := s.hash(); h {
 		case hash:
 			return s, true
 		case 0:

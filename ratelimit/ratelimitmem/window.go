@@ -34,6 +34,14 @@ type rule struct {
 	burst    int64 // Bucket: limit*interval
 }
 
+// room returns what the debt of a bucket would be after a cost, and whether it
+// has room for that. The bucket's word is an entry's first, which nobody has
+// locked if there is room.
+func (r *rule) room(first uint64, cost, now int64) (after int64, ok bool) {
+	after = max(int64(first>>1)-now, 0) + cost*r.interval
+	return after, first&locked == 0 && cost <= r.limit && after <= r.burst
+}
+
 // A count and the end of its period share a word.
 func packPeriod(count, end int64) uint64 { return packEnd(end)<<32 | uint64(count) }
 

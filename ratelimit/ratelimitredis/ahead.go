@@ -36,8 +36,8 @@ type ahead struct {
 
 // spend admits a request from what was taken ahead. Otherwise giveBack is what
 // was left of units that are too old to spend, for the caller to refund.
-func (a *aheads) spend(d *decider, req *ratelimit.Request) (out ratelimit.Outcome, used ratelimit.Used, ok bool, giveBack int64) {
-	if a.ttl == 0 || req.Op != ratelimit.Take {
+func (a *aheads) spend(d *decider, op ratelimit.Op, req *ratelimit.Request) (out ratelimit.Outcome, used ratelimit.Used, ok bool, giveBack int64) {
+	if a.ttl == 0 || op != ratelimit.Take {
 		return out, used, false, 0
 	}
 	k := denied{d.prefix, req.Key}

@@ -185,7 +185,7 @@ func (a *ask) listedArgs() []any {
 		if isNew {
 			list = append(list, p.text.(string)...)
 		}
-		keys = appendListed(keys, int64(at+1), int64(c.req.Op), c.req.Cost, c.count)
+		keys = appendListed(keys, int64(at+1), int64(c.op), c.req.Cost, c.count)
 	}
 	list = append(list, keys...)
 	list[len(list)-1] = ']' // instead of the last comma
@@ -292,7 +292,7 @@ func (d *decider) explain(v *verdict, req *ratelimit.Request) {
 }
 
 // outcome reads the verdict about the i-th of the requests.
-func (d *decider) outcome(v *verdict, req *ratelimit.Request, i int64) (out ratelimit.Outcome, used ratelimit.Used) {
+func (d *decider) outcome(v *verdict, op ratelimit.Op, req *ratelimit.Request, i int64) (out ratelimit.Outcome, used ratelimit.Used) {
 	out.Now = v.now
 	if v.admitted < 0 {
 		out.SetStale()
@@ -302,7 +302,7 @@ func (d *decider) outcome(v *verdict, req *ratelimit.Request, i int64) (out rate
 	if later := v.admitted - 1 - i; later > 0 {
 		d.uncharge(&used, later*req.Cost) // those behind this one were charged after it
 	}
-	if i < v.admitted && d.merges && req.Op == ratelimit.Take {
+	if i < v.admitted && d.merges && op == ratelimit.Take {
 		return out, used // what the verdict says of waiting is about those refused
 	}
 	for w, r := range d.rules {

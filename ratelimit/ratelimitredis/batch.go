@@ -42,6 +42,7 @@ type batcher struct {
 // call is a decision that waits for its batch.
 type call struct {
 	decider *decider
+	op      ratelimit.Op
 	req     ratelimit.Request
 	key     string
 	next    *call // an equal request, decided together
@@ -54,9 +55,9 @@ type call struct {
 
 var calls = sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }}
 
-func newCall(d *decider, req *ratelimit.Request) *call {
+func newCall(d *decider, op ratelimit.Op, req *ratelimit.Request) *call {
 	c := calls.Get().(*call)
-	c.decider, c.req, c.key = d, *req, d.prefix+req.Key
+	c.decider, c.op, c.req, c.key = d, op, *req, d.prefix+req.Key
 	return c
 }
 
@@ -68,7 +69,7 @@ func (c *call) answer() (out ratelimit.Outcome, used ratelimit.Used, err error) 
 	return out, used, err
 }
 
-func (b *batcher) do(ctx context.Context, d *decider, req *ratelimit.Request) (out ratelimit.Outcome, used ratelimit.Used, err error) {
+func (b *batcher) do(ctx context.Context, d *decider, op ratelimit.Op, req *ratelimit.Request) (out ratelimit.Outcome, used ratelimit.Used, err error) {
 	if err := ctx.Err(); err != nil {
 		return out, used, err
 	}
@@ -77,7 +78,7 @@ func (b *batcher) do(ctx context.Context, d *decider, req *ratelimit.Request) (o
 		b.flights++
 		b.mu.Unlock()
 		defer b.land(ctx)
-		c := newCall(d, req)
+		c := newCall(d, op, req)
 		c.count = 1
 		b.decide(ctx, []*call{c})
 		return c.answer()
@@ -86,7 +87,7 @@ func (b *batcher) do(ctx context.Context, d *decider, req *ratelimit.Request) (o
 		b.mu.Unlock()
 		return out, used, errQueue
 	}
-	c := newCall(d, req)
+	c := newCall(d, op, req)
 	b.queue = append(b.queue, c)
 	b.mu.Unlock()
 	select {
@@ -144,7 +145,7 @@ func group(batch []*call) []*call {
 	groups := batch[:0]
 	last := make(map[same]*call, len(batch))
 	for _, c := range batch {
-		if !c.decider.merges || c.req.Op != ratelimit.Take {
+		if !c.decider.merges || c.op != ratelimit.Take {
 			groups = append(groups, c)
 			continue
 		}
@@ -167,7 +168,7 @@ func (b *batcher) size(groups []*call) {
 			n++
 		}
 		first.count = n
-		if first.decider.merges && first.req.Op == ratelimit.Take {
+		if first.decider.merges && first.op == ratelimit.Take {
 			first.count += b.aheads.want(n)
 		}
 	}
@@ -178,11 +179,11 @@ func (b *batcher) size(groups []*call) {
 func (c *call) settle(v *verdict, ahead *aheads) {
 	i := int64(0)
 	for each := c; each != nil; each = each.next {
-		each.out, each.used = c.decider.outcome(v, &each.req, i)
+		each.out, each.used = c.decider.outcome(v, each.op, &each.req, i)
 		i++
 	}
 	if c.count > i && v.admitted > i {
-		out, used := c.decider.outcome(v, &c.req, v.admitted-1)
+		out, used := c.decider.outcome(v, c.op, &c.req, v.admitted-1)
 		ahead.keep(c, v.admitted-i, out, used)
 	}
 }
@@ -231,7 +232,7 @@ func only(asks []*ask, wanted func(*ask) bool) (some []*ask) {
 func (b *batcher) asks(groups []*call) (asks []*ask) {
 	for i, c := range groups {
 		var plain *script
-		if c.req.Op == ratelimit.Take && !b.portable.Load() {
+		if c.op == ratelimit.Take && !b.portable.Load() {
 			plain = c.decider.plain
 		}
 		var known *ask

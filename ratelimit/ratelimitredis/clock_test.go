@@ -172,10 +172,10 @@ func TestBackendsAgree(t *testing.T) {
 					want = d
 					continue
 				}
-				require.Equal(t, want.Allowed, d.Allowed, "of limiter %d", i)
-				require.Equal(t, want.WouldDeny, d.WouldDeny)
-				require.Equal(t, want.Violated, d.Violated)
-				require.Equal(t, want.RetryAfter, d.RetryAfter)
+				require.Equal(t, want.Allowed(), d.Allowed(), "of limiter %d", i)
+				require.Equal(t, want.WouldDeny(), d.WouldDeny())
+				require.Equal(t, want.Violated(), d.Violated())
+				require.Equal(t, want.RetryAfter(), d.RetryAfter())
 				require.Equal(t, want.At(), d.At())
 				for w := range d.Len() {
 					require.Equal(t, want.Window(w), d.Window(w), "of limiter %d", i)

@@ -32,8 +32,8 @@ type denial struct {
 }
 
 // find returns the refusal of a request, as it stands by now.
-func (d *denials) find(dec *decider, req *ratelimit.Request) (out ratelimit.Outcome, used ratelimit.Used, ok bool) {
-	if d.ttl == 0 || req.Op == ratelimit.Adjust {
+func (d *denials) find(dec *decider, op ratelimit.Op, req *ratelimit.Request) (out ratelimit.Outcome, used ratelimit.Used, ok bool) {
+	if d.ttl == 0 || op == ratelimit.Adjust {
 		return out, used, false
 	}
 	d.mu.RLock()
@@ -58,8 +58,8 @@ func (d *denials) find(dec *decider, req *ratelimit.Request) (out ratelimit.Outc
 }
 
 // learn remembers a refusal.
-func (d *denials) learn(dec *decider, req *ratelimit.Request, out ratelimit.Outcome, used ratelimit.Used) {
-	if d.ttl == 0 || req.Op == ratelimit.Adjust || out.Stale() {
+func (d *denials) learn(dec *decider, op ratelimit.Op, req *ratelimit.Request, out ratelimit.Outcome, used ratelimit.Used) {
+	if d.ttl == 0 || op == ratelimit.Adjust || out.Stale() {
 		return
 	}
 	wait := out.Refused()

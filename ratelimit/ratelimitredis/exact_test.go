@@ -107,7 +107,7 @@ func TestBatchesAdmitExactlyTheLimit(t *testing.T) {
 							t.Error(err)
 							return
 						}
-						if d.Allowed {
+						if d.Allowed() {
 							admitted[k].Add(cost)
 							seen[k][d.Window(window).Remaining].Add(1)
 						}
@@ -252,7 +252,7 @@ func TestTakingAheadNeverAdmitsTooMany(t *testing.T) {
 								t.Error(err)
 								return
 							}
-							if d.Allowed {
+							if d.Allowed() {
 								admitted.Add(1)
 								seen[d.Window(1).Remaining].Add(1)
 							}
@@ -306,40 +306,40 @@ func TestDenialsAreRemembered(t *testing.T) {
 	store := newStore(t, client, ratelimitredis.Config{DenialTTL: time.Hour, MaxDenials: 10})
 	l := newLimiter(t, store)
 	p := newPlan(t, ratelimit.PerHour(3), ratelimit.PerMonth(5))
-	allow := func(cost int64, key string, p *ratelimit.Plan) ratelimit.Decision {
+	allow := func(cost int64, key string, p *ratelimit.Plan) *ratelimit.Decision {
 		d, err := l.Allow(ctx, key, p, cost)
 		require.NoError(t, err)
-		return d
+		return &d
 	}
 	first := allow(3, "k", p)
-	require.True(t, first.Allowed)
+	require.True(t, first.Allowed())
 	refused := allow(1, "k", p)
-	require.False(t, refused.Allowed)
+	require.False(t, refused.Allowed())
 	asked := server.TotalConnectionCount() + server.CommandCount()
 	for range 100 {
 		d := allow(1, "k", p)
-		require.False(t, d.Allowed)
-		require.Equal(t, "hour", d.Violated)
-		require.LessOrEqual(t, d.RetryAfter, refused.RetryAfter)
-		require.Positive(t, d.RetryAfter)
+		require.False(t, d.Allowed())
+		require.Equal(t, "hour", d.Violated())
+		require.LessOrEqual(t, d.RetryAfter(), refused.RetryAfter())
+		require.Positive(t, d.RetryAfter())
 		require.EqualValues(t, 2, d.Window(1).Remaining)
 	}
 	require.Equal(t, asked, server.TotalConnectionCount()+server.CommandCount(), "no command for 100 refusals")
-	require.False(t, allow(2, "k", p).Allowed, "another cost asks")
+	require.False(t, allow(2, "k", p).Allowed(), "another cost asks")
 	require.Greater(t, server.TotalConnectionCount()+server.CommandCount(), asked)
-	require.True(t, allow(1, "k", newPlan(t, ratelimit.PerMonth(5))).Allowed, "another plan asks")
-	require.True(t, allow(1, "other", p).Allowed)
+	require.True(t, allow(1, "k", newPlan(t, ratelimit.PerMonth(5))).Allowed(), "another plan asks")
+	require.True(t, allow(1, "other", p).Allowed())
 
-	require.False(t, allow(1, "k", p).Allowed)
-	require.NoError(t, l.Refund(ctx, "k", first))
-	require.True(t, allow(1, "k", p).Allowed, "after a refund")
-	require.True(t, allow(2, "k", p).Allowed)
-	require.False(t, allow(1, "k", p).Allowed)
+	require.False(t, allow(1, "k", p).Allowed())
+	require.NoError(t, l.Refund(ctx, "k", *first))
+	require.True(t, allow(1, "k", p).Allowed(), "after a refund")
+	require.True(t, allow(2, "k", p).Allowed())
+	require.False(t, allow(1, "k", p).Allowed())
 	_, err := l.Reset(ctx, "k")
 	require.NoError(t, err)
-	require.True(t, allow(1, "k", p).Allowed, "after a reset")
+	require.True(t, allow(1, "k", p).Allowed(), "after a reset")
 	for i := range 100 { // more than are remembered
-		require.False(t, allow(4, fmt.Sprint("flood-", i), p).Allowed)
+		require.False(t, allow(4, fmt.Sprint("flood-", i), p).Allowed())
 	}
 }
 
@@ -393,7 +393,7 @@ func TestAMonthGoesOnWhileTheServerIsStopped(t *testing.T) {
 		for range n {
 			d, err := l.Allow(ctx, "k", plan, 1)
 			require.NoError(t, err)
-			if source = d.Source; d.Allowed {
+			if source = d.Source(); d.Allowed() {
 				admitted++
 			}
 		}
@@ -524,7 +524,7 @@ func process(url string) error {
 					errs <- err
 					return
 				}
-				if d.Allowed {
+				if d.Allowed() {
 					admitted.Add(1)
 				}
 			}

@@ -145,29 +145,29 @@ func (s *Store) Prepare(scope string, plan *ratelimit.Plan) (ratelimit.Decider, 
 }
 
 // Decide implements ratelimit.Decider.
-func (d *decider) Decide(ctx context.Context, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
+func (d *decider) Decide(ctx context.Context, op ratelimit.Op, req ratelimit.Request) (ratelimit.Outcome, ratelimit.Used, error) {
 	known := &d.store.denials
-	if out, used, ok := known.find(d, &req); ok {
+	if out, used, ok := known.find(d, op, &req); ok {
 		return out, used, nil
 	}
-	out, used, ok, giveBack := d.store.aheads.spend(d, &req)
+	out, used, ok, giveBack := d.store.aheads.spend(d, op, &req)
 	if ok {
 		return out, used, nil
 	}
 	if giveBack > 0 {
-		back := ratelimit.Request{Key: req.Key, Cost: -giveBack, Op: ratelimit.Adjust, Spans: req.Spans}
-		if _, _, err := d.store.batcher.do(ctx, d, &back); err != nil {
+		back := ratelimit.Request{Key: req.Key, Cost: -giveBack, Spans: req.Spans}
+		if _, _, err := d.store.batcher.do(ctx, d, ratelimit.Adjust, &back); err != nil {
 			return out, used, fmt.Errorf("%w: %w", ratelimit.ErrUnavailable, err)
 		}
 	}
-	out, used, err := d.store.batcher.do(ctx, d, &req)
-	if req.Op == ratelimit.Adjust {
+	out, used, err := d.store.batcher.do(ctx, d, op, &req)
+	if op == ratelimit.Adjust {
 		known.forget(d.prefix, req.Key)
 	}
 	if err != nil {
 		return ratelimit.Outcome{}, ratelimit.Used{}, fmt.Errorf("%w: %w", ratelimit.ErrUnavailable, err)
 	}
-	known.learn(d, &req, out, used)
+	known.learn(d, op, &req, out, used)
 	return out, used, nil
 }
 

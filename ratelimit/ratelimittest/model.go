@@ -65,10 +65,10 @@ func (m *model) names() map[string]bool {
 	return names
 }
 
-func (m *model) decide(plan *ratelimit.Plan, req ratelimit.Request, now int64) (out ratelimit.Outcome, levels ratelimit.Used) {
+func (m *model) decide(plan *ratelimit.Plan, op ratelimit.Op, req ratelimit.Request, now int64) (out ratelimit.Outcome, levels ratelimit.Used) {
 	out.Now = now
 	rules := plan.Rules()
-	if req.Op != ratelimit.Adjust {
+	if op != ratelimit.Adjust {
 		for i, r := range rules {
 			if r.Algorithm == ratelimit.Period && (now < req.Spans[i].From || now >= req.Spans[i].To) {
 				out.SetStale()
@@ -79,7 +79,7 @@ func (m *model) decide(plan *ratelimit.Plan, req ratelimit.Request, now int64) (
 	refused := false
 	for i, r := range rules {
 		k := req.Key + "\x00" + r.State
-		if req.Op == ratelimit.Adjust {
+		if op == ratelimit.Adjust {
 			levels.Set(i, m.used(k, r, now))
 			continue
 		}
@@ -112,7 +112,7 @@ func (m *model) decide(plan *ratelimit.Plan, req ratelimit.Request, now int64) (
 			refused = refused || !r.Shadow
 		}
 	}
-	if req.Op == ratelimit.Peek || req.Op == ratelimit.Take && refused {
+	if op == ratelimit.Peek || op == ratelimit.Take && refused {
 		return out, levels
 	}
 	for i, r := range rules {
@@ -120,7 +120,7 @@ func (m *model) decide(plan *ratelimit.Plan, req ratelimit.Request, now int64) (
 			continue
 		}
 		k := req.Key + "\x00" + r.State
-		m.charge(k, r, req, i, now)
+		m.charge(k, r, op, req, i, now)
 		levels.Set(i, m.used(k, r, now))
 	}
 	return out, levels
@@ -164,7 +164,7 @@ func (m *model) used(k string, r ratelimit.Rule, now int64) int64 {
 	return sum
 }
 
-func (m *model) charge(k string, r ratelimit.Rule, req ratelimit.Request, i int, now int64) {
+func (m *model) charge(k string, r ratelimit.Rule, op ratelimit.Op, req ratelimit.Request, i int, now int64) {
 	switch r.Algorithm {
 	case ratelimit.Bucket:
 		cost := min(max(req.Cost, -2*r.Limit), 2*r.Limit)
@@ -172,7 +172,7 @@ func (m *model) charge(k string, r ratelimit.Rule, req ratelimit.Request, i int,
 		m.buckets[k] = now + min(max(used, 0), 2*r.Limit*r.Interval)
 	case ratelimit.Period:
 		p := m.periods[k]
-		if req.Op == ratelimit.Adjust {
+		if op == ratelimit.Adjust {
 			if p.end <= now || p.end != req.Spans[i].To {
 				return
 			}

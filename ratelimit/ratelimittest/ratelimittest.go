@@ -119,10 +119,10 @@ func plan(t require.TestingT, windows ...ratelimit.Window) *ratelimit.Plan {
 	return p
 }
 
-func allow(t require.TestingT, l *ratelimit.Limiter, key string, p *ratelimit.Plan, cost int64) ratelimit.Decision {
+func allow(t require.TestingT, l *ratelimit.Limiter, key string, p *ratelimit.Plan, cost int64) *ratelimit.Decision {
 	d, err := l.Allow(context.Background(), key, p, cost)
 	require.NoError(t, err)
-	return d
+	return &d
 }
 
 // testAnswersAsTheModel runs random operations and compares every number of
@@ -162,25 +162,26 @@ func testAnswersAsTheModel(t *testing.T, h *harness) {
 			}
 			decider, err := h.Store.Prepare(scope, p)
 			require.NoError(t, err)
-			req := ratelimit.Request{Key: key, Cost: rapid.Int64Range(1, 6).Draw(t, "cost"), Op: ratelimit.Op(rapid.IntRange(0, 2).Draw(t, "op"))}
+			op := ratelimit.Op(rapid.IntRange(0, 2).Draw(t, "op"))
+			req := ratelimit.Request{Key: key, Cost: rapid.Int64Range(1, 6).Draw(t, "cost")}
 			now := time.Now()
 			if h.SetNow != nil {
 				now = h.now
 			}
 			anchor := rapid.SampledFrom([]time.Time{{}, start.AddDate(0, 0, -3)}).Draw(t, "anchor")
 			req.Spans = ratelimit.SpansAt(p, now, anchor)
-			if req.Op == ratelimit.Adjust {
+			if op == ratelimit.Adjust {
 				req.Cost = rapid.SampledFrom([]int64{-9, -2, -1, 1, 4, 100, 1 << 40}).Draw(t, "adjustment")
 				if len(past[p]) > 0 && rapid.Bool().Draw(t, "late") {
 					req.Spans = rapid.SampledFrom(past[p]).Draw(t, "past")
 				}
 			}
 			past[p] = append(past[p], req.Spans)
-			got, used, err := decider.Decide(context.Background(), req)
+			got, used, err := decider.Decide(context.Background(), op, req)
 			require.NoError(t, err)
-			want, wantUsed := m.decide(p, req, got.Now)
-			require.Equal(t, want, got, "%+v of %s", req, p.Bounds())
-			require.Equal(t, wantUsed, used, "%+v of %s", req, p.Bounds())
+			want, wantUsed := m.decide(p, op, req, got.Now)
+			require.Equal(t, want, got, "operation %d, %+v of %s", op, req, p.Bounds())
+			require.Equal(t, wantUsed, used, "operation %d, %+v of %s", op, req, p.Bounds())
 			if h.SetNow != nil {
 				require.Equal(t, h.now.UnixMicro(), got.Now, "the store decides by its own clock")
 			}
@@ -229,7 +230,7 @@ func testCountsDown(t *testing.T, h *harness) {
 		first := allow(t, l, key, p, 1)
 		for left := w.Limit - 2; left >= 0; left-- {
 			d := allow(t, l, key, p, 1)
-			require.True(t, d.Allowed, "%s: refused with %d left", key, left+1)
+			require.True(t, d.Allowed(), "%s: refused with %d left", key, left+1)
 			// A moving clock gives units back meanwhile.
 			given := int64(0)
 			if w.Algorithm == ratelimit.Bucket {
@@ -243,9 +244,9 @@ func testCountsDown(t *testing.T, h *harness) {
 		}
 		if h.SetNow != nil || w.Algorithm != ratelimit.Bucket {
 			d := allow(t, l, key, p, 1)
-			require.False(t, d.Allowed, "%s: admitted more than its limit", key)
-			require.Equal(t, w.Name, d.Violated)
-			require.Positive(t, d.RetryAfter)
+			require.False(t, d.Allowed(), "%s: admitted more than its limit", key)
+			require.Equal(t, w.Name, d.Violated())
+			require.Positive(t, d.RetryAfter())
 		}
 	}
 }
@@ -264,7 +265,7 @@ func testConcurrency(t *testing.T, h *harness) {
 				switch {
 				case err != nil:
 					failed.Add(1)
-				case d.Allowed:
+				case d.Allowed():
 					admitted.Add(1)
 					seen[d.Window(1).Remaining].Add(1)
 				}
@@ -296,12 +297,12 @@ func testAllOrNone(t *testing.T, h *harness) {
 			tight, wide = 1, 0
 		}
 		for range 3 {
-			require.True(t, allow(t, l, key, p, 1).Allowed)
+			require.True(t, allow(t, l, key, p, 1).Allowed())
 		}
 		for range 5 {
 			d := allow(t, l, key, p, 1)
-			require.False(t, d.Allowed)
-			require.Equal(t, order[tight].Name, d.Violated)
+			require.False(t, d.Allowed())
+			require.Equal(t, order[tight].Name, d.Violated())
 			require.EqualValues(t, 97, d.Window(wide).Remaining, "a refused request must charge no window")
 			require.True(t, d.Window(tight).Over)
 			require.False(t, d.Window(wide).Over)
@@ -312,19 +313,19 @@ func testAllOrNone(t *testing.T, h *harness) {
 func testPeek(t *testing.T, h *harness) {
 	l := h.limiter(ratelimit.Config{})
 	p := plan(t, ratelimit.PerHour(10), ratelimit.PerMonth(5), ratelimit.Strict("strict", 8, time.Hour))
-	require.True(t, allow(t, l, "k", p, 2).Allowed)
+	require.True(t, allow(t, l, "k", p, 2).Allowed())
 	for range 20 {
 		d, err := l.Peek(context.Background(), "k", p, 3)
 		require.NoError(t, err)
-		require.True(t, d.Allowed)
+		require.True(t, d.Allowed())
 		require.EqualValues(t, 3, d.Window(1).Remaining)
 		d, err = l.Peek(context.Background(), "k", p, 4)
 		require.NoError(t, err)
-		require.False(t, d.Allowed)
-		require.Equal(t, "month", d.Violated)
+		require.False(t, d.Allowed())
+		require.Equal(t, "month", d.Violated())
 		d, err = l.Peek(context.Background(), "never seen", p, 5)
 		require.NoError(t, err)
-		require.True(t, d.Allowed)
+		require.True(t, d.Allowed())
 		require.EqualValues(t, 5, d.Window(1).Remaining)
 	}
 }
@@ -339,7 +340,7 @@ func testPeekConcurrently(t *testing.T, h *harness) {
 		wg.Go(func() {
 			for range 25 {
 				for _, f := range []func(context.Context, string, *ratelimit.Plan, int64) (ratelimit.Decision, error){l.Allow, l.Peek, l.Peek} {
-					if d, err := f(context.Background(), "k", p, 1); err != nil || !d.Allowed {
+					if d, err := f(context.Background(), "k", p, 1); err != nil || !d.Allowed() {
 						t.Errorf("refused: %v", err)
 					}
 				}
@@ -357,11 +358,11 @@ func testRefund(t *testing.T, h *harness) {
 	p := plan(t, ratelimit.PerHour(10), ratelimit.PerMonth(5), ratelimit.Strict("strict", 8, time.Hour))
 	before := allow(t, l, "k", p, 1)
 	d := allow(t, l, "k", p, 4)
-	require.True(t, d.Allowed)
+	require.True(t, d.Allowed())
 	refused := allow(t, l, "k", p, 1)
-	require.False(t, refused.Allowed)
-	require.NoError(t, l.Refund(context.Background(), "k", refused), "nothing to give back is no error")
-	require.NoError(t, l.Refund(context.Background(), "k", d))
+	require.False(t, refused.Allowed())
+	require.NoError(t, l.Refund(context.Background(), "k", *refused), "nothing to give back is no error")
+	require.NoError(t, l.Refund(context.Background(), "k", *d))
 	after, err := l.Peek(context.Background(), "k", p, 1)
 	require.NoError(t, err)
 	for i := range 3 {
@@ -369,7 +370,7 @@ func testRefund(t *testing.T, h *harness) {
 	}
 	// More than was used gives no more than the limit.
 	for range 5 {
-		require.NoError(t, l.Refund(context.Background(), "k", d))
+		require.NoError(t, l.Refund(context.Background(), "k", *d))
 	}
 	after, err = l.Peek(context.Background(), "k", p, 1)
 	require.NoError(t, err)
@@ -384,7 +385,7 @@ func testCommit(t *testing.T, h *harness) {
 	p := plan(t, ratelimit.PerHour(10), ratelimit.PerMonth(20))
 	r, err := l.Reserve(ctx, ratelimit.Call{Key: "less", Plan: p, Cost: 8})
 	require.NoError(t, err)
-	require.True(t, r.Allowed)
+	require.True(t, r.Allowed())
 	require.NoError(t, r.Commit(ctx, 3))
 	require.ErrorIs(t, r.Commit(ctx, 3), ratelimit.ErrInvalid)
 	require.NoError(t, r.Cancel(ctx), "after Commit, Cancel does nothing")
@@ -396,9 +397,9 @@ func testCommit(t *testing.T, h *harness) {
 	r, err = l.Reserve(ctx, ratelimit.Call{Key: "more", Plan: p, Cost: 8})
 	require.NoError(t, err)
 	require.NoError(t, r.Commit(ctx, 15))
-	d = allow(t, l, "more", p, 1)
-	require.False(t, d.Allowed)
-	require.Greater(t, d.RetryAfter, 29*time.Minute, "5 units are owed, and 1 is asked for: 6 refills of 6 minutes, less what passed")
+	d = *allow(t, l, "more", p, 1)
+	require.False(t, d.Allowed())
+	require.Greater(t, d.RetryAfter(), 29*time.Minute, "5 units are owed, and 1 is asked for: 6 refills of 6 minutes, less what passed")
 	require.EqualValues(t, 5, d.Window(1).Remaining)
 
 	r, err = l.Reserve(ctx, ratelimit.Call{Key: "none", Plan: p, Cost: 8})
@@ -415,12 +416,12 @@ func testCostOverLimit(t *testing.T, h *harness) {
 		p := plan(t, w)
 		key := fmt.Sprint(w.Algorithm, w.Limit)
 		d := allow(t, l, key, p, w.Limit+1)
-		require.False(t, d.Allowed)
-		require.Equal(t, ratelimit.Never, d.RetryAfter)
+		require.False(t, d.Allowed())
+		require.Equal(t, ratelimit.Never, d.RetryAfter())
 		d = allow(t, l, key, p, 1<<62)
-		require.False(t, d.Allowed, "a cost near the end of the integers must not wrap around")
+		require.False(t, d.Allowed(), "a cost near the end of the integers must not wrap around")
 		if w.Limit > 0 {
-			require.True(t, allow(t, l, key, p, w.Limit).Allowed, "the whole limit at once fits, and refusals cost nothing")
+			require.True(t, allow(t, l, key, p, w.Limit).Allowed(), "the whole limit at once fits, and refusals cost nothing")
 		}
 	}
 }
@@ -429,10 +430,10 @@ func testApart(t *testing.T, h *harness) {
 	p := plan(t, ratelimit.PerMonth(1))
 	l1, l2 := h.limiter(ratelimit.Config{}), h.limiter(ratelimit.Config{})
 	for _, key := range []string{"a", "b", "a b", "a:b", "{a}", "ä\x00", "%", string(make([]byte, 500))} {
-		require.True(t, allow(t, l1, key, p, 1).Allowed, "%q", key)
-		require.True(t, allow(t, l2, key, p, 1).Allowed, "%q", key)
-		require.False(t, allow(t, l1, key, p, 1).Allowed, "%q", key)
-		require.False(t, allow(t, l2, key, p, 1).Allowed, "%q", key)
+		require.True(t, allow(t, l1, key, p, 1).Allowed(), "%q", key)
+		require.True(t, allow(t, l2, key, p, 1).Allowed(), "%q", key)
+		require.False(t, allow(t, l1, key, p, 1).Allowed(), "%q", key)
+		require.False(t, allow(t, l2, key, p, 1).Allowed(), "%q", key)
 	}
 }
 
@@ -440,19 +441,19 @@ func testPlanChange(t *testing.T, h *harness) {
 	l := h.limiter(ratelimit.Config{})
 	free := plan(t, ratelimit.PerHour(10), ratelimit.PerMonth(10))
 	pro := plan(t, ratelimit.PerHour(100), ratelimit.PerMonth(1000), ratelimit.PerDay(500))
-	require.True(t, allow(t, l, "k", free, 10).Allowed)
-	require.False(t, allow(t, l, "k", free, 1).Allowed)
+	require.True(t, allow(t, l, "k", free, 10).Allowed())
+	require.False(t, allow(t, l, "k", free, 1).Allowed())
 	d := allow(t, l, "k", pro, 1)
-	require.False(t, d.Allowed, "an upgrade keeps the used fraction of a bucket")
-	require.LessOrEqual(t, d.RetryAfter, 36*time.Second, "but refills at once at the new rate")
+	require.False(t, d.Allowed(), "an upgrade keeps the used fraction of a bucket")
+	require.LessOrEqual(t, d.RetryAfter(), 36*time.Second, "but refills at once at the new rate")
 	require.EqualValues(t, 990, d.Window(1).Remaining, "and keeps the count of the period")
-	require.NoError(t, l.Refund(context.Background(), "k", allow(t, l, "other", pro, 1)))
+	require.NoError(t, l.Refund(context.Background(), "k", *allow(t, l, "other", pro, 1)))
 	_, err := l.Reset(context.Background(), "k")
 	require.NoError(t, err)
-	require.True(t, allow(t, l, "k", pro, 30).Allowed)
+	require.True(t, allow(t, l, "k", pro, 30).Allowed())
 	d = allow(t, l, "k", free, 1)
-	require.False(t, d.Allowed, "a downgrade doesn't reset what was used")
-	require.Equal(t, "month", d.Violated)
+	require.False(t, d.Allowed(), "a downgrade doesn't reset what was used")
+	require.Equal(t, "month", d.Violated())
 	require.EqualValues(t, 0, d.Window(1).Remaining)
 	require.EqualValues(t, 7, d.Window(0).Remaining, "3 tenths of the bucket were used")
 }
@@ -462,10 +463,10 @@ func testOtherWindows(t *testing.T, h *harness) {
 	a := plan(t, ratelimit.PerMonth(5))
 	b := plan(t, ratelimit.PerDay(5), ratelimit.Strict("strict", 9, time.Hour))
 	c := plan(t, ratelimit.Strict("strict", 9, time.Hour), ratelimit.PerMonth(5), ratelimit.PerHour(3))
-	require.True(t, allow(t, l, "k", a, 2).Allowed)
-	require.True(t, allow(t, l, "k", b, 4).Allowed)
+	require.True(t, allow(t, l, "k", a, 2).Allowed())
+	require.True(t, allow(t, l, "k", b, 4).Allowed())
 	d := allow(t, l, "k", c, 1)
-	require.True(t, d.Allowed)
+	require.True(t, d.Allowed())
 	require.EqualValues(t, 4, d.Window(0).Remaining)
 	require.EqualValues(t, 2, d.Window(1).Remaining)
 	require.EqualValues(t, 2, d.Window(2).Remaining)
@@ -482,7 +483,7 @@ func testStale(t *testing.T, h *harness) {
 		{From: 0, To: 1_000_000},
 		{From: time.Now().AddDate(20, 0, 0).UnixMicro(), To: time.Now().AddDate(21, 0, 0).UnixMicro()},
 	} {
-		out, _, err := d.Decide(context.Background(), ratelimit.Request{Key: "k", Cost: 1, Spans: &ratelimit.Spans{span}})
+		out, _, err := d.Decide(context.Background(), ratelimit.Take, ratelimit.Request{Key: "k", Cost: 1, Spans: &ratelimit.Spans{span}})
 		require.NoError(t, err)
 		require.True(t, out.Stale())
 		require.Positive(t, out.Now)
@@ -491,10 +492,10 @@ func testStale(t *testing.T, h *harness) {
 	for _, wrong := range []time.Duration{-90 * 24 * time.Hour, 90 * 24 * time.Hour} {
 		l := h.limiter(ratelimit.Config{Now: func() time.Time { return time.Now().Add(wrong) }})
 		p := plan(t, ratelimit.PerMonth(2))
-		require.True(t, allow(t, l, "k", p, 2).Allowed)
+		require.True(t, allow(t, l, "k", p, 2).Allowed())
 		d := allow(t, l, "k", p, 1)
-		require.False(t, d.Allowed)
-		require.LessOrEqual(t, d.RetryAfter, 31*24*time.Hour)
+		require.False(t, d.Allowed())
+		require.LessOrEqual(t, d.RetryAfter(), 31*24*time.Hour)
 	}
 }
 
@@ -506,22 +507,22 @@ func testRetryAfter(t *testing.T, h *harness) {
 	} {
 		p := plan(t, w)
 		key := w.Name
-		for allow(t, l, key, p, 1).Allowed {
+		for allow(t, l, key, p, 1).Allowed() {
 			h.advance(10 * time.Millisecond)
 		}
 		for _, cost := range []int64{1, 2, 3} {
 			d, err := l.Peek(context.Background(), key, p, cost)
 			require.NoError(t, err)
-			require.False(t, d.Allowed)
+			require.False(t, d.Allowed())
 			was := h.now
-			h.advance(d.RetryAfter - time.Microsecond)
+			h.advance(d.RetryAfter() - time.Microsecond)
 			early, err := l.Peek(context.Background(), key, p, cost)
 			require.NoError(t, err)
-			require.False(t, early.Allowed, "%s: a microsecond before RetryAfter", key)
+			require.False(t, early.Allowed(), "%s: a microsecond before RetryAfter", key)
 			h.advance(time.Microsecond)
 			d, err = l.Peek(context.Background(), key, p, cost)
 			require.NoError(t, err)
-			require.True(t, d.Allowed, "%s: at RetryAfter", key)
+			require.True(t, d.Allowed(), "%s: at RetryAfter", key)
 			h.at(was)
 		}
 	}
@@ -536,24 +537,24 @@ func testFlood(t *testing.T, h *harness) {
 		ratelimit.PerMinute(10), ratelimit.PerDay(10), ratelimit.Strict("strict", 10, time.Minute),
 	} {
 		p := plan(t, w)
-		require.True(t, allow(t, l, w.Name, p, 8).Allowed)
+		require.True(t, allow(t, l, w.Name, p, 8).Allowed())
 		for range 20 {
 			d := allow(t, l, w.Name, p, 3)
-			require.False(t, d.Allowed, "%s: a cost of 3 where 2 are left", w.Name)
+			require.False(t, d.Allowed(), "%s: a cost of 3 where 2 are left", w.Name)
 			require.EqualValues(t, 2, d.Window(0).Remaining)
 		}
-		require.True(t, allow(t, l, w.Name, p, 2).Allowed)
+		require.True(t, allow(t, l, w.Name, p, 2).Allowed())
 		told := allow(t, l, w.Name, p, 1)
-		require.False(t, told.Allowed)
-		back := h.now.Add(told.RetryAfter)
+		require.False(t, told.Allowed())
+		back := h.now.Add(told.RetryAfter())
 		for range 100 {
-			h.advance((told.RetryAfter / 101).Truncate(time.Microsecond))
+			h.advance((told.RetryAfter() / 101).Truncate(time.Microsecond))
 			d := allow(t, l, w.Name, p, 1)
-			require.False(t, d.Allowed, w.Name)
-			require.Equal(t, back.Sub(h.now), d.RetryAfter, "%s: a refused request pushed its return back", w.Name)
+			require.False(t, d.Allowed(), w.Name)
+			require.Equal(t, back.Sub(h.now), d.RetryAfter(), "%s: a refused request pushed its return back", w.Name)
 		}
 		h.at(back)
-		require.True(t, allow(t, l, w.Name, p, 1).Allowed, w.Name)
+		require.True(t, allow(t, l, w.Name, p, 1).Allowed(), w.Name)
 		h.at(start)
 	}
 }
@@ -572,7 +573,7 @@ func testBucketBound(t *testing.T, h *harness) {
 			h.advance(900 * time.Millisecond)
 			for range 300 {
 				h.advance(time.Millisecond)
-				for allow(t, l, key, p, 1).Allowed {
+				for allow(t, l, key, p, 1).Allowed() {
 					at = append(at, h.now)
 				}
 			}
@@ -594,10 +595,10 @@ func testBorder(t *testing.T, h *harness) {
 	l := h.limiter(ratelimit.Config{})
 	p := plan(t, ratelimit.Billing(3, ratelimit.Month))
 	anchor := time.Date(2025, time.October, 31, 23, 0, 0, 0, time.UTC)
-	take := func() ratelimit.Decision {
+	take := func() *ratelimit.Decision {
 		d, err := l.Do(ctx, ratelimit.Call{Key: "k", Plan: p, Anchor: anchor})
 		require.NoError(t, err)
-		return d
+		return &d
 	}
 	for _, border := range []time.Time{
 		time.Date(2026, time.January, 31, 23, 0, 0, 0, time.UTC),
@@ -606,20 +607,20 @@ func testBorder(t *testing.T, h *harness) {
 		time.Date(2026, time.April, 30, 23, 0, 0, 0, time.UTC),
 	} {
 		h.at(border.Add(-time.Microsecond))
+		var old *ratelimit.Decision
 		for range 3 {
-			require.True(t, take().Allowed)
+			old = take()
+			require.True(t, old.Allowed())
 		}
 		d := take()
-		require.False(t, d.Allowed)
-		require.Equal(t, time.Microsecond, d.RetryAfter, "until %v", border)
-		old := d
+		require.False(t, d.Allowed())
+		require.Equal(t, time.Microsecond, d.RetryAfter(), "until %v", border)
 		h.at(border)
 		d = take()
-		require.True(t, d.Allowed, "a period begins at %v", border)
+		require.True(t, d.Allowed(), "a period begins at %v", border)
 		require.EqualValues(t, 2, d.Window(0).Remaining)
 		// What was charged before the border isn't given back after it.
-		old.Allowed = true
-		require.NoError(t, l.Refund(ctx, "k", old))
+		require.NoError(t, l.Refund(ctx, "k", *old))
 		d = take()
 		require.EqualValues(t, 1, d.Window(0).Remaining)
 		_, err := l.Reset(ctx, "k")
@@ -640,7 +641,7 @@ func testRolling(t *testing.T, h *harness) {
 		for range requests {
 			h.advance(time.Duration(rapid.IntRange(0, 60_000).Draw(t, "gap")) * time.Microsecond)
 			d := allow(t, l, key, p, 1)
-			if d.Allowed {
+			if d.Allowed() {
 				admitted = append(admitted, d.At().UnixMicro())
 			}
 		}
@@ -660,13 +661,13 @@ func testStepBack(t *testing.T, h *harness) {
 	} {
 		p := plan(t, w)
 		h.at(start.AddDate(0, 0, 20))
-		require.True(t, allow(t, l, "k", p, 10).Allowed)
+		require.True(t, allow(t, l, "k", p, 10).Allowed())
 		h.at(start) // an hour before midnight
 		d := allow(t, l, "k", p, 1)
-		require.False(t, d.Allowed, w.Name)
-		require.LessOrEqual(t, d.RetryAfter, 61*time.Minute, "%s: a step of days must not lock a key out for days", w.Name)
-		h.advance(d.RetryAfter)
-		require.True(t, allow(t, l, "k", p, 1).Allowed, w.Name)
+		require.False(t, d.Allowed(), w.Name)
+		require.LessOrEqual(t, d.RetryAfter(), 61*time.Minute, "%s: a step of days must not lock a key out for days", w.Name)
+		h.advance(d.RetryAfter())
+		require.True(t, allow(t, l, "k", p, 1).Allowed(), w.Name)
 	}
 }
 
@@ -675,9 +676,9 @@ func testShadow(t *testing.T, h *harness) {
 	p := plan(t, ratelimit.PerHour(100), ratelimit.PerMonth(2).WithShadow())
 	for i := range 5 {
 		d := allow(t, l, "k", p, 1)
-		require.True(t, d.Allowed)
-		require.Equal(t, i >= 2, d.WouldDeny)
-		require.Empty(t, d.Violated)
+		require.True(t, d.Allowed())
+		require.Equal(t, i >= 2, d.WouldDeny())
+		require.Empty(t, d.Violated())
 		require.EqualValues(t, 99-i, d.Window(0).Remaining)
 		require.EqualValues(t, max(1-i, 0), d.Window(1).Remaining)
 	}
@@ -690,22 +691,22 @@ func testReset(t *testing.T, h *harness) {
 	was, err := l.Reset(ctx, "k")
 	require.NoError(t, err)
 	require.False(t, was)
-	require.True(t, allow(t, l, "k", p, 1).Allowed)
-	require.True(t, allow(t, l, "other", p, 1).Allowed)
-	require.False(t, allow(t, l, "k", p, 1).Allowed)
+	require.True(t, allow(t, l, "k", p, 1).Allowed())
+	require.True(t, allow(t, l, "other", p, 1).Allowed())
+	require.False(t, allow(t, l, "k", p, 1).Allowed())
 	was, err = l.Reset(ctx, "k")
 	require.NoError(t, err)
 	require.True(t, was)
-	require.True(t, allow(t, l, "k", p, 1).Allowed)
-	require.False(t, allow(t, l, "other", p, 1).Allowed, "the reset of another key")
+	require.True(t, allow(t, l, "k", p, 1).Allowed())
+	require.False(t, allow(t, l, "other", p, 1).Allowed(), "the reset of another key")
 }
 
 func testExport(t *testing.T, h *harness) {
 	ctx := context.Background()
 	l := h.limiter(ratelimit.Config{})
 	p := plan(t, ratelimit.PerHour(10), ratelimit.PerMonth(10), ratelimit.Strict("strict", 10, time.Hour))
-	require.True(t, allow(t, l, "acct", p, 3).Allowed)
-	require.True(t, allow(t, l, "other", p, 3).Allowed)
+	require.True(t, allow(t, l, "acct", p, 3).Allowed())
+	require.True(t, allow(t, l, "other", p, 3).Allowed())
 	records := 0
 	emit := func(record string, fields map[string]any) error {
 		records++

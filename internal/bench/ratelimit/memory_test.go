@@ -99,7 +99,7 @@ func ours(coarse bool, windows ...ratelimit.Window) (*ratelimitmem.Store, func(s
 	ctx := context.Background()
 	return store, func(key string) {
 		d, err := l.Allow(ctx, key, plan, 1)
-		if err != nil || !d.Allowed {
+		if err != nil || !d.Allowed() {
 			panic(fmt.Sprint("refused: ", err))
 		}
 	}

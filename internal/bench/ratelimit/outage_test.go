@@ -43,7 +43,7 @@ func BenchmarkOutage(b *testing.B) {
 			start := time.Now()
 			d := must(l.Allow(ctx, "k", plan, 1))
 			took = append(took, time.Since(start))
-			if d.Allowed {
+			if d.Allowed() {
 				admitted++
 			}
 		}
@@ -70,7 +70,7 @@ func BenchmarkOutage(b *testing.B) {
 			time.Sleep(time.Millisecond)
 		}
 		d := must(l.Peek(ctx, "k", plan, 1))
-		fmt.Printf("%-40s healed in %v, decided by the store again: %t\n", "", time.Since(start).Round(time.Millisecond), d.Source == ratelimit.FromStore)
+		fmt.Printf("%-40s healed in %v, decided by the store again: %t\n", "", time.Since(start).Round(time.Millisecond), d.Source() == ratelimit.FromStore)
 		client.Close()
 		server.Close()
 	}

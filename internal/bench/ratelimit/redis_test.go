@@ -2,6 +2,7 @@ package ratelimit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -56,7 +57,7 @@ func oursRedis(client redis.UniversalClient, prefix string, windows ...ratelimit
 	l := must(ratelimit.New(store, ratelimit.Config{}))
 	plan := must(ratelimit.NewPlan("p", windows...))
 	return func(key string) {
-		if d, err := l.Allow(context.Background(), key, plan, 1); err != nil || !d.Allowed {
+		if d, err := l.Allow(context.Background(), key, plan, 1); err != nil || !d.Allowed() {
 			panic(fmt.Sprint("refused: ", err))
 		}
 	}
@@ -100,7 +101,7 @@ func redisPeers(client *redis.Client) []*contenderFunc {
 			}
 		}},
 		{"floor: EVALSHA get and set", func(key string) {
-			if err := floor.EvalSha(context.Background(), client, []string{"floor:" + key}, "12345678901234567890", 60000).Err(); err != nil && err != redis.Nil {
+			if err := floor.EvalSha(context.Background(), client, []string{"floor:" + key}, "12345678901234567890", 60000).Err(); err != nil && !errors.Is(err, redis.Nil) {
 				panic(err)
 			}
 		}},

@@ -72,7 +72,7 @@ func (a *App) attempt(r *http.Request, email string) error {
 		if err != nil {
 			return err
 		}
-		if !d.Allowed {
+		if !d.Allowed() {
 			return errTooMany
 		}
 	}
@@ -100,7 +100,7 @@ func (a *App) mayLook(r *http.Request) bool {
 		return false
 	}
 	d, err := a.Logins.Allow(r.Context(), a.Users.Fingerprint("code "+from), a.network, 1)
-	return err == nil && d.Allowed
+	return err == nil && d.Allowed()
 }
 
 // register makes a user and sends the welcome.

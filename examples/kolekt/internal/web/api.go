@@ -143,7 +143,7 @@ func (a *App) paced(h apiHandler) apiHandler {
 			return err
 		}
 		d.WriteHeaders(w.Header(), ratelimit.StandardHeaders)
-		if !d.Allowed {
+		if !d.Allowed() {
 			a.throttled(c.account, c.access.Plan)
 			return &rateError{d}
 		}
@@ -209,7 +209,7 @@ func (a *App) problem(r *http.Request, err error) problem.Details {
 		a.help(r, &d, quota.Account, meterKolekts, quota.Limit+1)
 		return d
 	case errors.As(err, &fast):
-		d := problem.Details{Status: http.StatusTooManyRequests, Code: "rate_limited", Detail: "Too many requests: wait as long as Retry-After says.", Extra: map[string]any{"retry_after": int64(fast.RetryAfter.Seconds()) + 1}}
+		d := problem.Details{Status: http.StatusTooManyRequests, Code: "rate_limited", Detail: "Too many requests: wait as long as Retry-After says.", Extra: map[string]any{"retry_after": int64(fast.RetryAfter().Seconds()) + 1}}
 		if n, ok := fast.Nearest(); ok {
 			d.Extra["limit"] = n.Limit
 			if v, err := a.visitorOf(r); err == nil {

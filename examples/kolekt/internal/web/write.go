@@ -47,7 +47,7 @@ func (a *App) pace(ctx context.Context, account, plan string) error {
 		return fmt.Errorf("kolekt: no rate limit for plan %q", plan)
 	}
 	d, err := a.Requests.Allow(ctx, account, p, 1)
-	if err == nil && !d.Allowed {
+	if err == nil && !d.Allowed() {
 		a.throttled(account, plan)
 		err = &rateError{d}
 	}
@@ -251,7 +251,7 @@ func (a *App) ratePage(w http.ResponseWriter, r *http.Request, v *visit, e *rate
 	if err != nil {
 		return err
 	}
-	wait := int64(e.RetryAfter.Seconds()) + 1
+	wait := int64(e.RetryAfter().Seconds()) + 1
 	w.Header().Set("Retry-After", fmt.Sprint(wait))
 	data := pages.Limit{
 		Reason: "That was faster than " + limitText(limit, "requests"), Until: "Try again in " + count(wait, "second") + ". Your text is still in the form if you go back.",
