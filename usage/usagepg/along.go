@@ -29,7 +29,7 @@ type carrying struct {
 
 // Apply implements usage.QuotaStore.
 func (c carrying) Apply(ctx context.Context, op usage.Op) (usage.Decision, error) {
-	return c.take(ctx, &step{op: op, along: c.queue, done: make(chan struct{})})
+	return c.take(ctx, &step{op: op, along: c.queue})
 }
 
 func carries(st *step) bool { return st.along != nil }

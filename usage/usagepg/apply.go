@@ -15,7 +15,7 @@ import (
 
 // Apply implements usage.QuotaStore.
 func (s *Store) Apply(ctx context.Context, op usage.Op) (usage.Decision, error) {
-	return s.take(ctx, &step{op: op, done: make(chan struct{})})
+	return s.take(ctx, &step{op: op})
 }
 
 func (s *Store) take(ctx context.Context, st *step) (usage.Decision, error) {
@@ -26,7 +26,7 @@ func (s *Store) take(ctx context.Context, st *step) (usage.Decision, error) {
 		s.apply(ctx, []*step{st})
 		return st.decision, st.err
 	}
-	return s.laneOf(st.op.Account).do(ctx, st)
+	return s.inLane(ctx, st)
 }
 
 // flush takes the steps in one transaction.

@@ -70,7 +70,7 @@ type Store struct {
 	pool  *pgxpool.Pool // nil when db is a connection or transaction
 	cfg   Config
 	seed  maphash.Seed
-	lanes [lanes]lane
+	lanes [lanes]*lane[*step] // of a pool
 	// months and counters are known to exist.
 	months   known[string]
 	counters known[counterKey]
@@ -79,7 +79,7 @@ type Store struct {
 	// duplicates is for how many batches more the keys that were taken are
 	// asked for; see append.
 	duplicates atomic.Int32
-	appends    gathering
+	appends    *lane[*appending] // of a pool
 }
 
 var _ usage.Store = (*Store)(nil)
@@ -99,9 +99,12 @@ func NewWith(db DB, cfg Config) *Store {
 		cfg.Timeout = 10 * time.Second
 	}
 	s := &Store{db: db, cfg: cfg, seed: maphash.MakeSeed()}
-	s.pool, _ = db.(*pgxpool.Pool)
-	for i := range s.lanes {
-		s.lanes[i].flush = s.flush
+	var ok bool
+	if s.pool, ok = db.(*pgxpool.Pool); ok {
+		for i := range s.lanes {
+			s.lanes[i] = s.newLane()
+		}
+		s.appends = s.newAppends()
 	}
 	return s
 }
